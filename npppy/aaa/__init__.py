@@ -1,0 +1,1 @@
+"""Authentication: realms, and who answers for them."""

@@ -1,0 +1,1 @@
+"""npppd.conf: its grammar, its typed model and its loader."""

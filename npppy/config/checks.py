@@ -1,0 +1,84 @@
+"""Whether the parts of a configuration fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..text import printable
+from .lexer import Report
+from .model import Bind, Ipcp, PppoeOptions, Tunnel, Where
+
+if TYPE_CHECKING:
+    from .blocks import Settings
+
+
+class _Range(NamedTuple):
+    first: IPv4Address
+    last: IPv4Address
+    #: Its place among all.
+    number: int
+    where: Where
+    owner: str
+
+
+def check_services(tunnels: Sequence[tuple[Tunnel, Settings]], error: Report) -> None:
+    """Two tunnels on one interface must not answer for the same service."""
+    owners: dict[tuple[str, str], tuple[Tunnel, Where]] = {}
+    for tunnel, settings in tunnels:
+        options = tunnel.carrier
+        assert isinstance(options, PppoeOptions)
+        services = set(options.service_names or ("",))
+        if options.accept_any_service:
+            services.add("")
+        for interface, where in dict(settings.items.get("carrier.interfaces", ())).items():
+            shared = {}
+            for service in sorted(services):
+                other, place = owners.setdefault((interface, service), (tunnel, where))
+                if other is not tunnel:
+                    shared[other.name] = (service, place)
+            for name, (service, place) in shared.items():
+                if service:
+                    what = f'service "{printable(service)}"'
+                else:
+                    what = "requests for any service (pppoe-accept-any-service no keeps them off)"
+                error(where, f'tunnel "{printable(name)}" answers {what} on {interface} already, at {place}')
+
+
+def check_pools(pools: Sequence[tuple[Ipcp, Settings]], error: Report, warning: Report) -> None:
+    """No address may be in two ipcp blocks: two sessions would have it."""
+    found: list[_Range] = []
+    for ipcp, settings in pools:
+        ranges = settings.items.get("ranges", [])
+        if not ranges:
+            warning(ipcp.where, f'ipcp "{printable(ipcp.name)}" has no pool-address: its sessions get no address')
+        for range, where in ranges:
+            found.append(_Range(range.first, range.last, len(found), where, ipcp.name))
+    # The range that reaches farthest so far, and the farthest one of all other blocks than its own.
+    far: list[_Range] = []
+    for mine in sorted(found):
+        for other in sorted(far, key=lambda other: other.owner == mine.owner):
+            if other.last < mine.first:
+                continue
+            last = min(mine.last, other.last)
+            shared = f"{mine.first}-{last}" if mine.first < last else str(last)
+            first, second = sorted((mine, other), key=lambda range: range.number)
+            if first.owner != second.owner:
+                error(second.where, f"{shared} is in another ipcp at {first.where}: two sessions would get one address")
+            else:
+                warning(second.where, f"{shared} is given at {first.where} already")
+            break
+        far = sorted([*far, mine], key=lambda range: range.last, reverse=True)
+        far = far[:1] + [range for range in far if range.owner != far[0].owner][:1]
+
+
+def check_binds(binds: Sequence[tuple[Bind, Where]], warning: Report) -> None:
+    """The first bind of a tunnel with a realm's suffix is the one that counts."""
+    seen: dict[tuple[str, str], Where] = {}
+    for bind, where in binds:
+        key = bind.tunnel.name, bind.realm.username_suffix
+        first = seen.setdefault(key, where)
+        if first != where:
+            warning(where, f"this bind has no effect: that at {first} has the same tunnel and username-suffix")
+

@@ -1,0 +1,409 @@
+"""The options of npppd.conf: their words, ranges and what they set; and what is not built yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, NamedTuple
+
+from .model import (
+    AddressRange,
+    AuthMethod,
+    FsmLimits,
+    L2tpOptions,
+    Mppe,
+    PadoDelay,
+    PipexChoice,
+    PppoeOptions,
+    PptpOptions,
+    Protocol,
+    Where,
+)
+from .reader import YESNO, Args, Bad, Choice, Number, Several, Text, Value
+
+DAY = 86400
+#: Sessions, where a limit of them is meant.
+SESSIONS = Number(0, 10_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a block."""
+
+    keyword: str
+    #: The field that it sets; "carrier.x" is x of the carrier's options.
+    field: str
+    read: Value
+    #: It may be given again and then adds to what is there; *read* returns a list of (value, its place).
+    repeat: bool = False
+
+
+class Unbuilt(NamedTuple):
+    """What the language has and the program has not yet."""
+
+    #: The word of the statement.
+    statement: str
+    keyword: str
+    #: For which values.
+    when: Callable[[Any], bool]
+    message: str
+    error: bool = False
+
+
+def _always(value: Any) -> bool:
+    return True
+
+
+#: Delete a row when its feature is built.
+UNBUILT = (
+    Unbuilt("tunnel", "protocol", lambda v: v is Protocol.L2TP, "L2TP is not built yet: this tunnel is not served"),
+    Unbuilt("tunnel", "protocol", lambda v: v is Protocol.PPTP, "PPTP is not built yet: this tunnel is not served"),
+    *(
+        Unbuilt("tunnel", keyword, _always, f"{keyword} has no effect: CCP is not built yet")
+        for keyword in ("ccp-timeout", "ccp-max-configure", "ccp-max-terminate", "ccp-max-nak-loop")
+    ),
+    Unbuilt(
+        "tunnel",
+        "mppe",
+        lambda v: v is Mppe.REQUIRED,
+        'mppe required cannot be met: MPPE is not built yet; with "no" and "yes" sessions are not encrypted',
+        error=True,
+    ),
+    Unbuilt("tunnel", "mppe", lambda v: v is Mppe.YES, "sessions are not encrypted: MPPE is not built yet"),
+    Unbuilt("tunnel", "mppe-key-length", _always, "mppe-key-length has no effect: MPPE is not built yet"),
+    Unbuilt("tunnel", "mppe-key-state", _always, "mppe-key-state has no effect: MPPE is not built yet"),
+    Unbuilt(
+        "tunnel",
+        "pipex",
+        lambda v: v in (PipexChoice.YES, PipexChoice.EBPF),
+        "the data goes through Python, as with pipex user: pipex in eBPF is not built yet",
+    ),
+    Unbuilt("authentication", "type", lambda v: v == "radius", "logins by this realm fail: RADIUS is not built yet"),
+    Unbuilt("authentication", "eap-capable", lambda v: v is True, "eap-capable has no effect: EAP is not built yet"),
+    Unbuilt("radius", "nas-id", _always, "radius nas-id has no effect: RADIUS is not built yet"),
+    Unbuilt("radius", "dae", _always, "radius dae has no effect: RADIUS is not built yet"),
+    Unbuilt(
+        "interface",
+        "name",
+        lambda v: str(v).startswith("pppx"),
+        "all sessions share this interface: one a session, as OpenBSD's pppx is, is not built yet",
+    ),
+)
+
+
+# Readers of what is more than one word.
+
+
+#: Where tunnels listen.
+PORTS = {Protocol.L2TP: 1701, Protocol.PPTP: 1723}
+
+
+def _listen(protocol: Protocol) -> Value:
+    port = PORTS.get(protocol, 0)
+
+    def on_interface(args: Args) -> list[tuple[str, Where]]:
+        args.keyword("on")
+        if not args.take("interface"):
+            raise args.expected('"interface" and its name: a pppoe tunnel listens on interfaces')
+        where = args.where
+        return [(args.interface().text, where)]
+
+    def on_address(args: Args) -> list[tuple[Any, Where]]:
+        args.keyword("on")
+        where = args.where
+        if args.is_next("interface"):
+            raise args.expected(f"an address: an {protocol.value} tunnel listens on addresses")
+        listen = args.address_port(port)
+        if protocol is Protocol.PPTP and listen[0].version == 6:
+            raise Bad(where, f"expected an IPv4 address for a pptp tunnel, found {listen[0]}")
+        return [(listen, where)]
+
+    return on_address if port else on_interface
+
+
+def _service_names(args: Args) -> list[tuple[str, Where]]:
+    names: list[tuple[str, Where]] = []
+    while not names or args.more:
+        where = args.where
+        names.append((args.text("the name of a service", 255, empty=True), where))
+    return names
+
+
+def _pado_delay(args: Args) -> list[tuple[PadoDelay, Where]]:
+    where = args.where
+    delay = None if args.take("drop") else args.number(0, 10_000, otherwise=' (milliseconds) or "drop"')
+    sessions = SESSIONS(args) if args.take("from") else 0
+    return [(PadoDelay(sessions=sessions, delay=delay), where)]
+
+
+def _authentication_methods(args: Args) -> tuple[AuthMethod, ...]:
+    where = args.where
+    methods: tuple[AuthMethod, ...] = Several({method.value: method for method in AuthMethod})(args)
+    pap = AuthMethod.PAP
+    if pap in methods[:-1]:
+        args.warning(where, "pap is offered last, whatever its place in the list")
+        methods = (*(method for method in methods if method is not pap), pap)
+    return methods
+
+
+_DUMPS = Several({word: word for word in ("ip", "lcp", "pap", "chap", "eap", "mppe", "ccp", "ipcp")})
+
+
+def _dump(args: Args) -> frozenset[str]:
+    return frozenset(_DUMPS(args))
+
+
+def _pool_address(args: Args) -> list[tuple[AddressRange, Where]]:
+    where = args.where
+    first, last = _range(args)
+    dynamic = args.keyword("dynamic", "static") == "dynamic" if args.take("for") else True
+    return [(AddressRange(first=first, last=last, dynamic=dynamic), where)]
+
+
+def _range(args: Args) -> tuple[IPv4Address, IPv4Address]:
+    """``a-b``, ``a/length``, ``a:mask`` or an address."""
+    what = "a range (10.0.0.2-10.0.0.254), a network (10.0.0.0/24) or an address"
+    mistake = args.expected(what)
+    where = args.where
+    text = args.token(what).text
+    try:
+        if "-" in text:
+            first, last = (IPv4Address(part) for part in text.split("-"))
+        elif "/" in text or ":" in text:
+            address, _, mask = text.replace(":", "/").partition("/")
+            network = IPv4Network((address, int(mask) if "/" in text else mask), strict=False)
+            first, last = network[0], network[-1]
+            # IPv4Network takes an inverted mask, too.
+            if ":" in text and str(network.netmask) != mask:
+                raise mistake
+            if str(first) != address:
+                raise Bad(where, f"{text} is not the address of a network; its network is {network}")
+        else:
+            first = last = IPv4Address(text)
+    except ValueError:
+        raise mistake from None
+    if first > last:
+        raise Bad(where, f"the range {text} ends before it begins")
+    if not usable(int(first), int(last)):
+        raise Bad(where, f"{text} holds addresses that a host cannot have")
+    if int(last) - int(first) >= 1 << 24:
+        raise Bad(where, f"{text} holds more than 16777216 addresses")
+    return first, last
+
+
+def usable(first: int, last: int) -> bool:
+    """All addresses *first* to *last* may be a host's: they are outside 0.0.0.0/8, 127.0.0.0/8 and 224.0.0.0/3."""
+    low, high = first >> 24, last >> 24
+    return low > 0 and high < 224 and not low <= 127 <= high
+
+
+def _servers(args: Args) -> tuple[IPv4Address, ...]:
+    addresses = [args.address4()]
+    if args.more:
+        addresses.append(args.address4())
+    # 0.0.0.0 stands for no second server, as in npppd; a first one of 0.0.0.0 keeps a realm from naming any.
+    if addresses[-1] == IPv4Address(0):
+        del addresses[1:]
+    return tuple(addresses)
+
+
+def _dns_servers(args: Args) -> tuple[IPv4Address, ...] | None:
+    """None: those of the resolver."""
+    if args.take("resolver"):
+        return None
+    return _servers(args)
+
+
+def _users_file(args: Args) -> str:
+    return args.text("the name of a file", 4095)
+
+
+def _nas_id(args: Args) -> str:
+    # RFC 2865 section 5: an attribute holds 253 octets.
+    return args.text("a string", 253)
+
+
+def _dae(args: Args) -> list[tuple[tuple[str, Any], Where]]:
+    where = args.where
+    word = args.keyword("listen", "client")
+    if word == "client":
+        return [((word, (args.address(), args.secret())), where)]
+    args.keyword("on")
+    return [((word, args.address_port(3799)), where)]
+
+
+# The tables.
+
+
+def _table(options: Iterable[Option]) -> dict[str, Option]:
+    return {option.keyword: option for option in options}
+
+
+def _fsm(name: str) -> list[Option]:
+    default = FsmLimits()
+    return [
+        Option(f"{name}-timeout", f"{name}.timeout", Number(0, 300, default.timeout)),
+        Option(f"{name}-max-configure", f"{name}.max_configure", Number(0, 255, default.max_configure)),
+        Option(f"{name}-max-terminate", f"{name}.max_terminate", Number(0, 255, default.max_terminate)),
+        Option(f"{name}-max-nak-loop", f"{name}.max_nak_loop", Number(0, 255, default.max_nak_loop)),
+    ]
+
+
+def _carrier(prefix: str, values: dict[str, Value]) -> list[Option]:
+    return [Option(f"{prefix}-{word}", "carrier." + word.replace("-", "_"), read) for word, read in values.items()]
+
+
+_PPP = [
+    Option("mru", "mru", Number(500, 9000)),
+    Option("lcp-keepalive", "lcp_keepalive", YESNO),
+    # No interval, no keepalive, as in npppd.
+    Option("lcp-keepalive-interval", "lcp_keepalive_interval", Number(0, DAY)),
+    Option("lcp-keepalive-retry-interval", "lcp_keepalive_retry_interval", Number(1, DAY)),
+    Option("lcp-keepalive-max-retries", "lcp_keepalive_max_retries", Number(1, 255)),
+    *_fsm("lcp"),
+    *_fsm("ipcp"),
+    *_fsm("ccp"),
+    Option("authentication-method", "authentication_methods", _authentication_methods),
+    Option("chap-name", "chap_name", Text(255)),
+    Option("negotiation-timeout", "negotiation_timeout", Number(1, 3600)),
+    Option("mppe", "mppe", Choice({mppe.value: mppe for mppe in Mppe})),
+    Option("mppe-key-length", "mppe_key_lengths", Several({"128": 128, "56": 56, "40": 40})),
+    Option("mppe-key-state", "mppe_key_states", Several({word: word for word in ("stateless", "stateful")})),
+    Option("idle-timeout", "idle_timeout", Number(0, 365 * DAY)),
+    Option("tcp-mss-adjust", "tcp_mss_adjust", YESNO),
+    Option("ingress-filter", "ingress_filter", YESNO),
+    Option("callnum-check", "callnum_check", YESNO),
+    Option("pipex", "pipex", Choice({pipex.value: pipex for pipex in PipexChoice})),
+    Option("debug-dump-pktin", "dump_in", _dump),
+    Option("debug-dump-pktout", "dump_out", _dump),
+]
+
+_PPPOE = [
+    Option("listen", "carrier.interfaces", _listen(Protocol.PPPOE), repeat=True),
+    Option("pppoe-service-name", "carrier.service_names", _service_names, repeat=True),
+    Option("pppoe-pado-delay", "carrier.pado_delay", _pado_delay, repeat=True),
+    *_carrier(
+        "pppoe",
+        {
+            "accept-any-service": YESNO,
+            "ac-name": Text(255),
+            "session-limit": Number(0, 65535),
+            "padi-limit": Number(0, 1_000_000),
+            "desc-in-pktdump": YESNO,
+            "desc-out-pktdump": YESNO,
+            "session-in-pktdump": YESNO,
+            "session-out-pktdump": YESNO,
+        },
+    ),
+]
+
+_DUMP_OPTIONS = {f"{what}-pktdump": YESNO for what in ("ctrl-in", "ctrl-out", "data-in", "data-out")}
+
+_L2TP = [
+    Option("listen", "carrier.listen", _listen(Protocol.L2TP), repeat=True),
+    *_carrier(
+        "l2tp",
+        {
+            "hostname": Text(255),
+            "vendor-name": Text(255, ""),
+            "hello-interval": Number(0, DAY, L2tpOptions().hello_interval),
+            "hello-timeout": Number(0, DAY, L2tpOptions().hello_timeout),
+            "accept-dialin": YESNO,
+            "lcp-renegotiation": YESNO,
+            "force-lcp-renegotiation": YESNO,
+            "data-use-seq": YESNO,
+            "require-ipsec": YESNO,
+            **_DUMP_OPTIONS,
+        },
+    ),
+]
+
+_PPTP = [
+    Option("listen", "carrier.listen", _listen(Protocol.PPTP), repeat=True),
+    *_carrier(
+        "pptp",
+        {
+            # RFC 2637 section 2.1: 64 octets.
+            "hostname": Text(64, ""),
+            "vendor-name": Text(64, ""),
+            "echo-interval": Number(0, DAY, PptpOptions().echo_interval),
+            "echo-timeout": Number(0, DAY, PptpOptions().echo_timeout),
+            **_DUMP_OPTIONS,
+        },
+    ),
+]
+
+#: What a tunnel block may hold.
+TUNNEL = {
+    Protocol.PPPOE: _table([*_PPPOE, *_PPP]),
+    Protocol.L2TP: _table([*_L2TP, *_PPP]),
+    Protocol.PPTP: _table([*_PPTP, *_PPP]),
+}
+
+#: Defaults that the protocol decides.
+TUNNEL_DEFAULTS: dict[Protocol, dict[str, Any]] = {
+    Protocol.PPPOE: {"mru": 1492, "lcp_keepalive": True, "mppe": Mppe.YES},
+    Protocol.L2TP: {"mru": 1360, "lcp_keepalive": False, "mppe": Mppe.YES},
+    Protocol.PPTP: {"mru": 1400, "lcp_keepalive": True, "mppe": Mppe.REQUIRED},
+}
+
+CARRIER: dict[Protocol, Callable[..., PppoeOptions | L2tpOptions | PptpOptions]] = {
+    Protocol.PPPOE: PppoeOptions,
+    Protocol.L2TP: L2tpOptions,
+    Protocol.PPTP: PptpOptions,
+}
+
+IPCP = _table(
+    [
+        Option("pool-address", "ranges", _pool_address, repeat=True),
+        Option("dns-servers", "dns", _dns_servers),
+        Option("nbns-servers", "nbns", _servers),
+        Option("allow-user-selected-address", "allow_user_selected_address", YESNO),
+        Option("max-session", "max_session", SESSIONS),
+    ]
+)
+
+AUTHENTICATION = _table(
+    [
+        Option("username-suffix", "username_suffix", Text(255, "")),
+        Option("user-max-session", "user_max_session", SESSIONS),
+        Option("strip-nt-domain", "strip_nt_domain", YESNO),
+        Option("strip-atmark-realm", "strip_atmark_realm", YESNO),
+        Option("eap-capable", "eap_capable", YESNO),
+        Option("users-file", "users_file", _users_file),
+    ]
+)
+
+#: Blocks of options within an authentication block, and the port of the servers in them.
+SERVERS = {"authentication-server": 1812, "accounting-server": 1813}
+
+
+def server(port: int) -> dict[str, Option]:
+    """What a block of RADIUS servers may hold."""
+
+    def address(args: Args) -> list[tuple[Any, Where]]:
+        where = args.where
+        return [((*args.address_port(port), args.secret()), where)]
+
+    return _table(
+        [
+            Option("address", "servers", address, repeat=True),
+            Option("timeout", "timeout", Number(0, 300, 9)),
+            Option("max-tries", "max_tries", Number(0, 100, 3)),
+            Option("max-failovers", "max_failovers", Number(0, 100, 1)),
+        ]
+    )
+
+
+#: What ``set`` sets.
+SET = _table(
+    [
+        Option("max-session", "max_session", SESSIONS),
+        Option("user-max-session", "user_max_session", SESSIONS),
+        Option("duplicate-session", "duplicate_replace", Choice({"deny": False, "replace": True})),
+    ]
+)
+
+#: What ``radius`` sets.
+RADIUS = _table([Option("nas-id", "nas_id", _nas_id), Option("dae", "dae", _dae, repeat=True)])

@@ -1,0 +1,1 @@
+"""The control socket: its protocol, npppyd's side and npppyctl's."""

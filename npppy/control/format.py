@@ -1,0 +1,153 @@
+"""What npppyctl prints: npppctl's text, to the column, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from ..text import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TextIO
+
+    from .client import Answer
+    from .protocol import Message
+
+BAR = "-" * 72
+
+BRIEF = (
+    "Ppp Id     Assigned IPv4   Username             Proto Tunnel From\n"
+    "---------- --------------- -------------------- ----- -------------------------"
+)
+# npppctl spells it "Ppd Id".
+PACKETS = (
+    "Ppp Id     Username             In(Kbytes/pkts/errs)    Out(Kbytes/pkts/errs)\n"
+    "---------- -------------------- ----------------------- -----------------------"
+)
+
+
+def brief(answer: Answer, out: TextIO) -> None:
+    title = f"{BRIEF}\n"
+    for rows in answer:
+        for row in rows:
+            # A half-open session may have neither address nor name; a column that is empty would shift the others.
+            address = row["address"] or "0.0.0.0"
+            username = printable(row["username"]) or "-"
+            out.write(
+                f"{title}{row['ppp_id']:10d} {address:<15} {username:<20} {row['protocol']:<5} "
+                f"{printable(row['tunnel_from'])}\n"
+            )
+            title = ""
+
+
+def packets(answer: Answer, out: TextIO) -> None:
+    title = f"{PACKETS}\n"
+    for rows in answer:
+        for row in rows:
+            out.write(
+                f"{title}{row['ppp_id']:10d} {printable(row['username']) or '-':<20} "
+                f"{row['in_bytes'] / 1024:9.1f} {row['in_packets']:7d} {row['in_errors']:5d} "
+                f"{row['out_bytes'] / 1024:9.1f} {row['out_packets']:7d} {row['out_errors']:5d}\n"
+            )
+            title = ""
+
+
+def details(answer: Answer, out: TextIO) -> None:
+    between = ""
+    for rows in answer:
+        for row in rows:
+            out.write(between + block(row))
+            between = "\n"
+
+
+def block(row: Message) -> str:
+    """A session as ``session all`` and ``monitor`` show it."""
+    lines = [
+        ("Ppp Id", row["ppp_id"]),
+        ("Username", printable(row["username"])),
+        ("Realm Name", printable(row["realm"])),
+        ("Concentrated Interface", printable(row["interface"])),
+        ("Assigned IPv4 Address", row["address"] or "0.0.0.0"),
+        ("MRU", row["mru"]),
+        ("Tunnel Protocol", row["protocol"]),
+        ("Tunnel From", printable(row["tunnel_from"])),
+        ("Start Time", time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(row["start"]))),
+        ("Elapsed Time", elapsed(int(row["duration"]))),
+        ("Input Bytes", octets(row["in_bytes"])),
+        ("Input Packets", row["in_packets"]),
+        ("Input Errors", errors(row["in_errors"], row["in_packets"])),
+        ("Output Bytes", octets(row["out_bytes"])),
+        ("Output Packets", row["out_packets"]),
+        ("Output Errors", errors(row["out_errors"], row["out_packets"])),
+    ]
+    if row["state"] not in ("up", "terminate"):
+        # npppd shows no such session, so its text has no line for this.
+        lines.append(("State", row["state"]))
+    text = "".join(f"          {label:<24}: {value}\n" for label, value in lines)
+    return f"Ppp Id = {row['ppp_id']}\n{text}"
+
+
+def elapsed(seconds: int) -> str:
+    """Below a minute a space is left at the end, as npppctl leaves it."""
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    words = " and ".join(plural(count, unit) for count, unit in ((hours, "hour"), (minutes, "minute")) if count)
+    return f"{seconds} sec {f'({words})' if words else ''}"
+
+
+def plural(count: int, unit: str) -> str:
+    return f"{count} {unit}{'s' if count > 1 else ''}"
+
+
+def octets(count: int) -> str:
+    # From 1000 of the smaller unit on, but the units are of 1024.
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "KB")):
+        if count >= 1000 * 1024 ** (power - 1):
+            return f"{count} ({count / 1024**power:.1f} {unit})"
+    return str(count)
+
+
+def errors(count: int, packets: int) -> str:
+    return f"{count} ({100 * count / (packets + count) if count else 0:.1f}%)"
+
+
+def cleared(answer: Answer, out: TextIO) -> None:
+    for _ in answer:
+        pass
+    done, failed = answer.done["disconnected"], answer.done["failed"]
+    if done:
+        out.write(f"Successfully disconnected {plural(done, 'session')}.\n")
+    if failed:
+        out.write(f"Failed to disconnect {plural(failed, 'session')}.\n")
+    if not done and not failed:
+        out.write("No session to disconnect.\n")
+
+
+def events(answer: Answer, out: TextIO) -> None:
+    for rows in answer:
+        for row in rows:
+            if row["event"] == "lost":
+                print(f"npppyctl: too slow: {plural(row['count'], 'event')} lost", file=sys.stderr)
+            else:
+                title = {"start": "Started", "stop": "Stopped"}[row["event"]]
+                out.write(f"PPP {title}\n{BAR}\n{block(row)}{BAR}\n")
+        out.flush()
+
+
+def json_lines(answer: Answer, out: TextIO) -> None:
+    """A line for each row, and one for the result where the command has one."""
+    for rows in answer:
+        for row in rows:
+            out.write(json_line(row))
+        out.flush()
+    if answer.done:
+        out.write(json_line(answer.done))
+
+
+def json_line(row: dict[str, Any]) -> str:
+    text = json.dumps(row)
+    if "\\ud" in text:
+        # Octets that are not UTF-8 are lone surrogates here, which strict readers of JSON refuse: "?" for each.
+        text = json.dumps(json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")))
+    return f"{text}\n"

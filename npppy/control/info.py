@@ -1,0 +1,60 @@
+"""What the control socket shows of the daemon, and may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..pipex.base import Counters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """A session as commands and events show it."""
+
+    ppp_id: int
+    #: "up" once IPCP is open; before: the phase it is in ("establish", "authenticate", "network"); "terminate" after.
+    state: str
+    username: str
+    realm: str
+    #: The configured name of the shared interface; "" before one is chosen.
+    interface: str
+    #: Dotted, "" without one.
+    address: str
+    #: The peer's MRU.
+    mru: int
+    #: PPPoE, L2TP or PPTP.
+    protocol: str
+    #: The name of the tunnel block.
+    tunnel: str
+    #: A MAC address, or host:port.
+    tunnel_from: str
+    #: Seconds since the epoch.
+    start: float
+    #: Seconds.
+    duration: float
+    counters: Counters
+
+
+#: Called with "start" or "stop" and the session.
+Listener = Callable[[str, SessionInfo], None]
+
+
+class Subject(Protocol):
+    """What the control server asks of the daemon.  Nothing here takes longer than its result is large."""
+
+    def session_ids(self) -> Sequence[int]:
+        """All sessions at this moment, half-open ones included."""
+
+    def session(self, ppp_id: int) -> SessionInfo | None:
+        """None: it has gone since."""
+
+    def find(self, *, address: str | None = None, username: str | None = None) -> Sequence[int] | None:
+        """The sessions with this address or user name, through an index; None where there is none to use."""
+
+    def disconnect(self, ppp_id: int) -> bool:
+        """End a session (Admin-Reset); False if there is none."""
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Hear of sessions that come up and go; returns what ends it."""

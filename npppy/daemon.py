@@ -1,0 +1,356 @@
+"""npppyd: argument parsing and wiring."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+
+import uvloop
+
+from . import __version__, logs
+from .aaa.realms import Realms
+from .config.loader import ConfigError, load
+from .config.model import Config, Interface, Ipcp
+from .control.protocol import SOCKET, Message
+from .control.server import ControlServer, Reply
+from .control.subject import EngineSubject
+from .journal import Journal, JournalError
+from .pipex.user import UserBackend
+from .pool import AddressSpace, Pool
+from .ppp.cause import Cause
+from .ppp.engine import DNS, NBNS, Engine, Site, name_server_options
+from .pppoe.server import PppoeServer, end_orphans
+from .tun.device import TunError, TunInterface
+from .tun.netlink import LinkMonitor, LinkState, purge_routes
+from .wheel import TICK, Wheel
+
+log = logging.getLogger("npppy.daemon")
+
+CONFIG = "/etc/npppy/npppd.conf"
+PIDFILE = Path("/var/run/npppyd.pid")
+RESOLVER = Path("/etc/resolv.conf")
+
+#: Seconds between looks at the users files.
+REFRESH = 2.0
+#: Seconds that sessions may take to end when the daemon stops, as npppd.
+SHUTDOWN = 5.0
+#: Sessions ended in one go, between which the loop does its other work.
+SLICE = 100
+
+
+class StartError(Exception):
+    """The daemon cannot start; the message says why."""
+
+
+def resolver() -> tuple[IPv4Address, ...]:
+    """The IPv4 name servers of resolv.conf(5)."""
+    servers = []
+    with contextlib.suppress(FileNotFoundError), RESOLVER.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            words = line.split()
+            if len(words) > 1 and words[0] == "nameserver":
+                with contextlib.suppress(AddressValueError):
+                    servers.append(IPv4Address(words[1]))
+    return tuple(servers)
+
+
+class Daemon:
+    """All parts of npppyd, and how they are joined."""
+
+    def __init__(self, config: Config, control: str) -> None:
+        self.config = config
+        self.clock = time.monotonic
+        self.loop = asyncio.get_running_loop()
+        self.wheel = Wheel(self.clock())
+        self.realms = Realms(secrets.token_bytes)
+        self.engine = Engine(
+            wheel=self.wheel, random=secrets.token_bytes, aaa=self.realms, hostname=socket.gethostname()
+        )
+        self.space = AddressSpace()
+        self.backend = UserBackend()
+        self.tuns: dict[str, TunInterface] = {}
+        self.sites: dict[str, Site] = {}
+        self.subject = EngineSubject(self.engine, self.clock)
+        self.control = ControlServer(self.subject, control)
+        self.control.register("status", self._status)
+        self.journal_path = Path(control).with_suffix(".journal")
+        self.stopping = asyncio.Event()
+        self.pppoe: PppoeServer
+        self.links: LinkMonitor
+        self.journal: Journal
+
+    async def run(self, serving: Callable[[], None]) -> None:
+        """Serve until told to stop; *serving* is called when all is ready.  Raises :class:`StartError`."""
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            try:
+                await self.control.start()
+            except OSError as error:
+                raise StartError(str(error)) from None
+            serving()
+            log.info("npppyd %s started, pid %d", __version__, os.getpid())
+            try:
+                await self.stopping.wait()
+                await self._end_sessions()
+            finally:
+                await self.control.close()
+        log.info("npppyd stopped")
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        try:
+            self.journal = Journal(self.journal_path)
+        except JournalError as error:
+            raise StartError(str(error)) from None
+        stack.callback(self.journal.close)
+        # Design, rule 7: what an earlier run has left is ended before anything is given to anyone else.
+        end_orphans(self.journal)
+        purge_routes()
+        self.realms.configure(self.config)
+        stack.callback(self._close_tuns)
+        for interface in self.config.interfaces:
+            self._open_tun(interface)
+        self._make_sites(self.config)
+        self.engine.configure(self.config, self.sites, self.clock())
+        self.pppoe = PppoeServer(
+            self.config.tunnels, self.engine.open, secrets.token_bytes, self.wheel, self.clock, self.journal
+        )
+        stack.callback(self.pppoe.close)
+        self.links = LinkMonitor(self._link)
+        stack.callback(self.links.close)
+        for name in sorted(self.pppoe.interfaces()):
+            self.links.watch(name)
+        self._tick()
+        self._refresh_users()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self.stopping.set)
+        self.loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    # Shared interfaces.
+
+    def _open_tun(self, interface: Interface) -> None:
+        mrus = [bind.tunnel.mru for bind in self.config.binds if bind.interface.name == interface.name]
+        mtu = max(mrus, default=1500)
+        try:
+            tun = TunInterface.open(interface, mtu, ())
+        except TunError as error:
+            raise StartError(f"{interface.where}: {error}") from None
+        self.tuns[interface.name] = tun
+        tun.start(self.backend.attach(tun.name, int(tun.address), tun.write, tun.emit).deliver)
+
+    def _close_tun(self, name: str) -> None:
+        self.backend.detach(name)
+        self.tuns.pop(name).close()
+
+    def _close_tuns(self) -> None:
+        for name in list(self.tuns):
+            self._close_tun(name)
+
+    def _make_sites(self, config: Config) -> None:
+        """Pools of a configuration, and their routes; those of the one before go."""
+        old = self.sites
+        own = [interface.address for interface in config.interfaces]
+        self.sites = {}
+        for interface in config.interfaces:
+            ipcp = interface.ipcp
+            servers, blocked = _name_servers(ipcp)
+            site = Site(
+                conf=interface,
+                pool=Pool(ipcp, self.space, own),
+                backend=self.backend,
+                routes=self.tuns[interface.name],
+                servers=servers,
+                blocked=blocked,
+            )
+            self.sites[interface.name] = site
+            before = set(old[interface.name].pool.aggregates()) if interface.name in old else set()
+            after = set(site.pool.aggregates())
+            for network in before - after:
+                site.routes.remove_route(network)
+            for network in after - before:
+                site.routes.add_route(network)
+        for site in old.values():
+            site.pool.close()
+
+    # What happens.
+
+    def _link(self, link: LinkState) -> None:
+        self.pppoe.link_event(link.name, link.ifindex, link.mac, link.mtu, link.up, link.present)
+
+    def _tick(self) -> None:
+        self.wheel.advance(self.clock())
+        self.loop.call_later(TICK, self._tick)
+
+    def _refresh_users(self) -> None:
+        self.realms.refresh()
+        self.loop.call_later(REFRESH, self._refresh_users)
+
+    def reload(self) -> None:
+        """SIGHUP: read the configuration again; one with errors changes nothing."""
+        try:
+            config = load(self.config.file)
+        except ConfigError as error:
+            for diagnostic in error.diagnostics:
+                log.error("%s", diagnostic)
+            log.error("reload failed: the old configuration stays")
+            return
+        for diagnostic in config.warnings:
+            log.warning("%s", diagnostic)
+        kept = {interface.name: interface.address for interface in config.interfaces}
+        gone = [name for name, tun in self.tuns.items() if kept.get(name) != tun.address]
+        now = self.clock()
+        # Sessions of an interface that goes, or changes its address, end first.
+        self.engine.configure(config, {n: site for n, site in self.sites.items() if n not in gone}, now)
+        self.config = config
+        for name in gone:
+            self.sites.pop(name).pool.close()
+            self._close_tun(name)
+        for interface in config.interfaces:
+            if interface.name not in self.tuns:
+                try:
+                    self._open_tun(interface)
+                except StartError as error:
+                    log.error("%s", error)
+        usable = [interface for interface in config.interfaces if interface.name in self.tuns]
+        self._make_sites(config if len(usable) == len(kept) else _without(config, set(kept) - self.tuns.keys()))
+        self.realms.configure(config)
+        self.engine.configure(config, self.sites, now)
+        before = self.pppoe.interfaces()
+        self.pppoe.reconfigure(config.tunnels)
+        after = self.pppoe.interfaces()
+        for name in before - after:
+            self.links.unwatch(name)
+        for name in sorted(after - before):
+            self.links.watch(name)
+        log.info("reloaded %s", config.file)
+
+    async def _end_sessions(self) -> None:
+        """End all sessions, and give their peers some seconds to agree."""
+        engine = self.engine
+        engine.closing = True
+        ids = list(engine.sessions)
+        for start in range(0, len(ids), SLICE):
+            now = self.clock()
+            for ppp_id in ids[start : start + SLICE]:
+                session = engine.sessions.get(ppp_id)
+                if session is not None:
+                    session.end(Cause.ADMIN_REBOOT, "npppyd is shutting down", now)
+            await asyncio.sleep(0)
+        deadline = self.clock() + SHUTDOWN
+        while engine.sessions and self.clock() < deadline:
+            await asyncio.sleep(TICK)
+
+    async def _status(self, request: Message, reply: Reply) -> Message:
+        """What the daemon holds: for operators, and for tests that look for what was left behind."""
+        engine = self.engine
+        return {
+            "version": __version__,
+            "sessions": len(engine.sessions),
+            "half_open": engine.half_open,
+            "bound": engine.bound,
+            "refused": engine.refused,
+            "timers": len(self.wheel),
+            "addresses": len(self.space),
+            "journal": len(self.journal),
+            "malformed": dict(engine.malformed),
+            "drops": {str(port): dict(drops) for port, drops in self.pppoe.engine.drops.items()},
+            "pools": {
+                site.conf.ipcp.name: {"size": site.pool.size, "used": site.pool.used} for site in self.sites.values()
+            },
+        }
+
+
+def _without(config: Config, names: set[str]) -> Config:
+    """*config* without the interfaces that could not be opened."""
+    return dataclasses.replace(
+        config, interfaces=tuple(interface for interface in config.interfaces if interface.name not in names)
+    )
+
+
+def _name_servers(ipcp: Ipcp) -> tuple[Mapping[int, int], frozenset[int]]:
+    """What the block tells peers, and what a realm may not tell them."""
+    dns = resolver()[:2] if ipcp.dns_from_resolver else ipcp.dns
+    blocked = frozenset(DNS if ipcp.dns is not None else ()) | frozenset(NBNS if ipcp.nbns is not None else ())
+    return name_server_options(dns, ipcp.nbns), blocked
+
+
+def _detach() -> int:
+    """Go to the background; returns the descriptor to close once the daemon serves.
+
+    The parent waits for that, and exits with 0 if it has come, with 1 if the child has ended instead.
+    """
+    told, tell = os.pipe()
+    if os.fork():
+        os.close(tell)
+        os._exit(0 if os.read(told, 1) else 1)
+    os.close(told)
+    os.setsid()
+    os.chdir("/")
+    return tell
+
+
+def _serving_in_background(tell: int) -> None:
+    """The daemon serves: let the parent go, and the terminal."""
+    PIDFILE.write_text(f"{os.getpid()}\n")
+    os.write(tell, b"1")
+    os.close(tell)
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+
+
+async def _serve(config: Config, control: str, serving: Callable[[], None]) -> None:
+    await Daemon(config, control).run(serving)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="npppyd", description="PPP concentrator; see npppyd(8).")
+    parser.add_argument("-d", dest="foreground", action="store_true", help="stay in the foreground, log to stderr")
+    parser.add_argument("-n", dest="check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("-f", dest="file", default=CONFIG, metavar="file", help=f"the configuration ({CONFIG})")
+    parser.add_argument("-s", dest="socket", default=SOCKET, metavar="socket", help=f"the control socket ({SOCKET})")
+    parser.add_argument("-v", dest="debug", action="store_true", help="log more")
+    parser.add_argument("--version", action="version", version=f"npppyd {__version__}")
+    arguments = parser.parse_args(argv)
+    # Before the working directory changes.
+    file, control = Path(arguments.file).absolute(), os.path.abspath(arguments.socket)
+    try:
+        config = load(file)
+    except ConfigError as error:
+        for diagnostic in error.diagnostics:
+            print(diagnostic, file=sys.stderr)
+        return 1
+    for diagnostic in config.warnings:
+        print(f"{diagnostic.where}: warning: {diagnostic.message}", file=sys.stderr)
+    if arguments.check:
+        print("configuration OK", file=sys.stderr)
+        return 0
+    tell = -1 if arguments.foreground else _detach()
+    serving = (lambda: None) if arguments.foreground else (lambda: _serving_in_background(tell))
+    try:
+        logs.setup(foreground=arguments.foreground, debug=arguments.debug)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config, control, serving))
+    except (StartError, OSError) as error:
+        print(f"npppyd: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if not arguments.foreground:
+            PIDFILE.unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

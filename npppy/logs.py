@@ -1,0 +1,38 @@
+"""Where log lines go: standard error, the journal, or syslog."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+
+SYSLOG = "/dev/log"
+
+#: syslog(3) severities, which the journal reads from the front of a line (sd-daemon(3)).
+_SEVERITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{_SEVERITY.get(record.levelno, 6)}>" + super().format(record).replace("\n", " ")
+
+
+def setup(*, foreground: bool, debug: bool) -> None:
+    """Send log lines to standard error in the foreground, to syslog otherwise."""
+    handler: logging.Handler
+    if foreground:
+        handler = logging.StreamHandler(sys.stderr)
+        if "JOURNAL_STREAM" in os.environ:
+            handler.setFormatter(_JournalFormatter("%(message)s"))
+        else:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    else:
+        handler = logging.handlers.SysLogHandler(SYSLOG, facility="daemon")
+        handler.ident = f"npppyd[{os.getpid()}]: "
+    root = logging.getLogger("npppy")
+    root.handlers = [handler]
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    root.propagate = False
+    # Nobody asks for them, and finding them out costs at every line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

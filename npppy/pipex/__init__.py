@@ -1,0 +1,1 @@
+"""pipex: who carries the data of established sessions."""

@@ -1,0 +1,1 @@
+"""The PPP engine: one for every carrier, without I/O."""

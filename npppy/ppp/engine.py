@@ -1,0 +1,295 @@
+"""All sessions, and what they share: indexes, limits, addresses, and what is heard of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from typing import Protocol
+
+from ..aaa.base import Accept, Authenticator
+from ..config.model import Bind, Config, Interface, Realm, Tunnel
+from ..pipex.base import Backend
+from ..pool import Pool, PoolExhausted
+from ..wheel import Wheel
+from . import proto
+from .cause import Cause
+from .link import Call
+from .session import Notify, Session
+from .station import Phase
+
+logger = logging.getLogger("npppy.ppp")
+
+#: Sessions that are not up yet: what a flood of forged callers may make us keep.
+MAX_HALF_OPEN = 8192
+
+
+class Routes(Protocol):
+    """The kernel's routes to a shared interface."""
+
+    def add_route(self, network: IPv4Network) -> None: ...
+
+    def remove_route(self, network: IPv4Network) -> None: ...
+
+
+@dataclass(slots=True)
+class Site:
+    """A shared interface as sessions use it."""
+
+    conf: Interface
+    pool: Pool
+    backend: Backend
+    routes: Routes
+    #: The routing domain; today there is one.
+    domain: int = 0
+    #: The name servers of the ipcp block by IPCP option; what is absent here a realm may supply, unless it is blocked.
+    servers: Mapping[int, int] = field(default_factory=dict)
+    blocked: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """An account of a realm, and where its sessions go."""
+
+    realm: Realm
+    account: str
+    interface: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.realm.name, self.account
+
+
+DNS = (proto.OPT_DNS1, proto.OPT_DNS2)
+NBNS = (proto.OPT_NBNS1, proto.OPT_NBNS2)
+
+
+def name_server_options(
+    dns: Iterable[IPv4Address | int] | None, nbns: Iterable[IPv4Address | int] | None
+) -> dict[int, int]:
+    """Name servers by their IPCP options; 0.0.0.0 stands for none."""
+    servers = {}
+    for kinds, addresses in ((DNS, dns), (NBNS, nbns)):
+        for kind, address in zip(kinds, addresses or (), strict=False):
+            if int(address):
+                servers[kind] = int(address)
+    return servers
+
+
+class Engine:
+    """The PPP engine.  Carriers open sessions on it; it does no I/O."""
+
+    def __init__(
+        self,
+        *,
+        wheel: Wheel,
+        random: Callable[[int], bytes],
+        aaa: Authenticator,
+        hostname: str,
+    ) -> None:
+        self.wheel = wheel
+        self.random = random
+        self.aaa = aaa
+        #: The name in a CHAP Challenge unless the tunnel has its own.
+        self.hostname = hostname
+        self.config: Config | None = None
+        self.sites: dict[str, Site] = {}
+        self._binds: dict[str, list[Bind]] = {}
+        self.sessions: dict[int, Session] = {}
+        self._by_user: dict[tuple[str, str], list[Session]] = {}
+        #: By domain and address: ``domain << 32 | address``.
+        self._by_address: dict[int, Session] = {}
+        self._by_ipcp: Counter[str] = Counter()
+        self._next_id = 0
+        self.half_open = 0
+        #: Admitted sessions, up or about to be.
+        self.bound = 0
+        #: Logins refused, and frames dropped by reason, since the start.
+        self.refused = 0
+        self.malformed: Counter[str] = Counter()
+        self.listeners: list[Notify] = []
+        self.closing = False
+
+    def configure(self, config: Config, sites: Mapping[str, Site], now: float) -> None:
+        """Take a configuration, the first or a new one.
+
+        Sessions keep the tunnel options that they came in with; one whose interface is gone is ended.
+        """
+        self.config = config
+        self.sites = dict(sites)
+        self._binds = {}
+        for bind in config.binds:
+            self._binds.setdefault(bind.tunnel.name, []).append(bind)
+        for session in list(self.sessions.values()):
+            if session.site is not None and session.site.conf.name not in self.sites:
+                session.end(Cause.NAS_REQUEST, "its interface is no longer configured", now)
+        self._by_ipcp.clear()
+        for session in self.sessions.values():
+            if session.site is not None:
+                session.site = self.sites[session.site.conf.name]
+                self._by_ipcp[session.site.conf.ipcp.name] += 1
+
+    # Carriers.
+
+    def open(self, call: Call, now: float) -> Session | None:
+        """A session on a new call; None: refused, there is no room or we are going down."""
+        if self.closing or self.half_open >= MAX_HALF_OPEN:
+            return None
+        ppp_id = self._next_id
+        self._next_id += 1
+        self.half_open += 1
+        session = self.sessions[ppp_id] = Session(self, ppp_id, call, now)
+        return session
+
+    def forget(self, session: Session) -> None:
+        """The session is dead."""
+        if session.up_since is None:
+            self.half_open -= 1
+        del self.sessions[session.id]
+
+    def notify(self, event: str, session: Session, now: float) -> None:
+        """Tell listeners of "start" and "stop"."""
+        if event == "start":
+            self.half_open -= 1
+        for listener in self.listeners:
+            listener(event, session, now)
+
+    # Logins.
+
+    def find_login(self, tunnel: Tunnel, username: str) -> Login | None:
+        """The realm for a name: the longest suffix that the name ends with; the first bind among equals.
+
+        The suffix must be shorter than the name (npppd.conf, username-suffix).
+        """
+        best: Bind | None = None
+        length = -1
+        for bind in self._binds.get(tunnel.name, ()):
+            suffix = bind.realm.username_suffix
+            if length < len(suffix) < max(len(username), 1) and username.endswith(suffix):
+                best, length = bind, len(suffix)
+        if best is None:
+            return None
+        realm = best.realm
+        account = username
+        if realm.strip_nt_domain:
+            account = account.partition("\\")[2] or account
+        if realm.strip_atmark_realm:
+            account = account.rpartition("@")[0] or account
+        if realm.username_suffix:
+            account = account.removesuffix(realm.username_suffix) or account
+        return Login(realm, account, best.interface.name)
+
+    def admit(self, session: Session, login: Login, accept: Accept, now: float) -> str:
+        """Count an authenticated session against the limits and give it an address; returns why not, or ""."""
+        config, site = self.config, self.sites.get(login.interface)
+        if config is None or site is None:
+            return f"interface {login.interface} is not there"
+        ipcp = site.conf.ipcp
+        limits = [limit for limit in (config.user_max_session, login.realm.user_max_session) if limit]
+        mine = self._by_user.get(login.key, [])
+        victims = mine[: max(0, len(mine) + 1 - min(limits))] if limits else []
+        if accept.address is not None and config.duplicate_replace:
+            holder = self._by_address.get(site.domain << 32 | accept.address)
+            if holder is not None and holder in mine and holder not in victims:
+                victims = [*victims, holder]
+        if victims and not config.duplicate_replace:
+            return "user-max-session"
+        room = len(victims)
+        here = sum(victim.site is site for victim in victims)
+        if config.max_session and self.bound - room >= config.max_session:
+            return "max-session"
+        if ipcp.max_session and self._by_ipcp[ipcp.name] - here >= ipcp.max_session:
+            return f"max-session of ipcp {ipcp.name}"
+        for victim in victims:
+            victim.end(Cause.PORT_PREEMPTED, f"a newer login of the same user, ppp id={session.id}", now)
+        session.site = site
+        session.servers = self._name_servers(site, accept)
+        if accept.address is not None:
+            if not site.pool.claim(accept.address, fixed=True):
+                session.site = None
+                return f"address {IPv4Address(accept.address)} cannot be had: it is in use or reserved"
+            self._take(session, accept.address, accept.prefixlen)
+        elif not (accept.address_by_peer and ipcp.allow_user_selected_address):
+            refusal = self.assign(session, 0, now)
+            if refusal:
+                session.site = None
+                return refusal
+        session.login_of = login
+        self._by_user.setdefault(login.key, []).append(session)
+        self._by_ipcp[ipcp.name] += 1
+        self.bound += 1
+        return ""
+
+    def assign(self, session: Session, wish: int, now: float) -> str:
+        """Give an admitted session the address that it wishes, or one of the pool; returns why not, or ""."""
+        site = session.site
+        assert site is not None
+        if wish and site.pool.claim(wish, fixed=False):
+            self._take(session, wish, 32)
+            return ""
+        try:
+            self._take(session, site.pool.allocate(), 32)
+        except PoolExhausted:
+            return f"the pool of ipcp {site.conf.ipcp.name} is exhausted"
+        return ""
+
+    def _take(self, session: Session, address: int, prefixlen: int) -> None:
+        site = session.site
+        assert site is not None
+        session.address = address
+        self._by_address[site.domain << 32 | address] = session
+        if prefixlen < 32 or not site.pool.covers(address):
+            session.route = IPv4Network((address, prefixlen), strict=False)
+            site.routes.add_route(session.route)
+
+    def _name_servers(self, site: Site, accept: Accept) -> Mapping[int, int]:
+        given = name_server_options(accept.dns, accept.nbns)
+        for kind in site.blocked:
+            given.pop(kind, None)
+        return {**given, **site.servers} if given else site.servers
+
+    def release(self, session: Session) -> None:
+        """The session is ending: what it held is free at once."""
+        site, login = session.site, session.login_of
+        if site is None:
+            return
+        if session.address:
+            site.pool.release(session.address)
+            del self._by_address[site.domain << 32 | session.address]
+            session.address = 0
+        if session.route is not None:
+            site.routes.remove_route(session.route)
+            session.route = None
+        if login is not None:
+            self.bound -= 1
+            self._by_ipcp[site.conf.ipcp.name] -= 1
+            mine = self._by_user[login.key]
+            mine.remove(session)
+            if not mine:
+                del self._by_user[login.key]
+            session.login_of = None
+        session.site = None
+
+    # Commands.
+
+    def by_address(self, address: int, domain: int = 0) -> Session | None:
+        return self._by_address.get(domain << 32 | address)
+
+    def by_username(self, username: str) -> list[Session]:
+        """The admitted sessions that log in with exactly this name."""
+        found = []
+        for tunnel in self._binds:
+            for bind in self._binds[tunnel]:
+                login = self.find_login(bind.tunnel, username)
+                if login is not None:
+                    found += [s for s in self._by_user.get(login.key, ()) if s.username == username and s not in found]
+        return found
+
+    def disconnect(self, ppp_id: int, now: float) -> bool:
+        session = self.sessions.get(ppp_id)
+        if session is None or session.phase >= Phase.TERMINATE:
+            return False
+        session.end(Cause.ADMIN_RESET, "an operator cleared it", now)
+        return True

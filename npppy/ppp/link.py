@@ -1,0 +1,78 @@
+"""The seam between a carrier and PPP.
+
+A carrier makes a *call* for each session it has set up and opens a PPP session on it
+(:meth:`npppy.ppp.engine.Engine.open`).  From then on
+
+- PPP calls the call's :class:`Call` methods;
+- the carrier calls the session's :class:`Upper` methods.
+
+Frames that cross the seam begin with the PPP Protocol field: Address, Control and FCS are the carrier's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..config.model import Tunnel
+from ..port import Port
+from .cause import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as far as the carrier knows."""
+
+    #: The ``Tunnel From`` column of npppctl: a MAC address, or host:port.
+    text: str
+    mac: bytes = b""
+    port: Port | None = None
+    calling_number: str = ""
+    called_number: str = ""
+    #: The service that was asked for.
+    service: str = ""
+    #: TR-101 access line identification (TR-101 section 3.9.3, R-124).
+    circuit_id: bytes = b""
+    remote_id: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What PPP must know of the call that carries it.  It never changes; a link that does is given anew."""
+
+    tunnel: Tunnel
+    caller: Caller
+    #: The largest MRU that the path allows, either way.
+    max_mru: int
+    #: LCP option types that are neither asked for nor granted (RFC 2516 section 7).
+    unwanted: frozenset[int] = frozenset()
+    #: How pipex finds and encapsulates the session; its type is the carrier's.
+    encap: Any = None
+
+
+class Call(Protocol):
+    """What PPP asks of a carrier."""
+
+    link: Link
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame, from its Protocol field on.  It is lost silently where the carrier cannot send now."""
+
+    def close(self, cause: Cause) -> None:
+        """PPP has finished; tell the peer and forget the call.  The session is not called again."""
+
+    def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
+        """LCP is open with these options: L2TP and PPTP may have to tell their peer."""
+
+
+class Upper(Protocol):
+    """What a carrier asks of PPP."""
+
+    def receive(self, frame: bytes, now: float) -> None:
+        """A frame has come, from its Protocol field on.  Whatever it holds, this does not raise."""
+
+    def gone(self, cause: Cause, reason: str, now: float) -> None:
+        """The call has gone; do not send or close.  *reason* is for the log."""
+
+    def changed(self, link: Link, now: float) -> None:
+        """The path, its MTU or its speed have changed."""

@@ -1,0 +1,484 @@
+"""A subscriber's session: authentication, admission, addresses, data, keepalive, and its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING
+
+from ..aaa.base import Accept, Answer, Pending, Proof, Reject, Request
+from ..config.model import AuthMethod, Tunnel
+from ..pipex.base import ConflictError, Counters, FlowSpec
+from ..text import printable
+from ..wheel import Wheel
+from . import proto
+from .cause import Cause
+from .chap import ChapServer
+from .fsm import State
+from .ipcp import Ipcp
+from .lcp import Lcp, LcpPolicy
+from .link import Call, Link
+from .pap import PapServer
+from .station import Phase, Station
+
+if TYPE_CHECKING:
+    from .engine import Engine, Login, Site
+
+
+class Session(Station):
+    """One per call.  At rest it is this record and its entry in the data path (design, rule 4)."""
+
+    __slots__ = (
+        "_asked",
+        "_counters",
+        "_deadline",
+        "_echo_at",
+        "_echoes",
+        "_pending",
+        "address",
+        "cause",
+        "engine",
+        "id",
+        "login_of",
+        "reason",
+        "route",
+        "servers",
+        "site",
+        "started",
+        "up_since",
+        "username",
+    )
+
+    def __init__(self, engine: Engine, ppp_id: int, call: Call, now: float) -> None:
+        super().__init__(call)
+        self.engine = engine
+        #: npppd's ppp id: counted through the whole life of the process.
+        self.id = ppp_id
+        #: As the peer sent it.
+        self.username = ""
+        #: The account that the session counts for, once admitted.
+        self.login_of: Login | None = None
+        #: Where its packets go, once admitted.
+        self.site: Site | None = None
+        #: The name servers to tell the peer, by IPCP option; shared by all that are told the same.
+        self.servers: Mapping[int, int] = {}
+        #: The peer's IPv4 address; 0: none yet.
+        self.address = 0
+        #: The route of its own, for what no pool's route covers.
+        self.route: IPv4Network | None = None
+        #: On the monotonic clock.
+        self.started = now
+        #: When IPCP first opened, on the monotonic clock; None: not yet.
+        self.up_since: float | None = None
+        self.cause = Cause.NAS_ERROR
+        self.reason = ""
+        self._pending: Pending | None = None
+        # When the login that is pending was handed over.
+        self._asked = now
+        # Of the flows that are closed already.
+        self._counters = Counters()
+        self._echo_at = 0.0
+        self._echoes = 0
+        self._deadline = now + self.tunnel.negotiation_timeout
+        lcp = self.lcp = self._make_lcp(State.INITIAL)
+        lcp.open(now)
+        lcp.up_passive(now)
+        self.wheel.arm(self, self._deadline)
+
+    @property
+    def tunnel(self) -> Tunnel:
+        return self.call.link.tunnel
+
+    @property
+    def wheel(self) -> Wheel:
+        return self.engine.wheel
+
+    def random(self, count: int) -> bytes:
+        return self.engine.random(count)
+
+    def log(self, level: int, text: str) -> None:
+        self.logger.log(level, "ppp id=%d %s", self.id, text)
+
+    def malformed(self, reason: str) -> None:
+        self.engine.malformed[reason] += 1
+        self.log(logging.DEBUG, f"layer=base logtype=Malformed reason={reason}")
+
+    # Frames, with npppd's debug-dump options.
+
+    def send(self, protocol: int, payload: bytes) -> None:
+        if self.tunnel.dump_out:
+            self._dump("output", self.tunnel.dump_out, protocol, payload)
+        super().send(protocol, payload)
+
+    def receive(self, frame: bytes, now: float) -> None:
+        if self.tunnel.dump_in and len(frame) > 1:
+            self._dump("input", self.tunnel.dump_in, frame[0] << 8 | frame[1], frame[2:])
+        super().receive(frame, now)
+
+    def _send_data(self, frame: bytes) -> None:
+        self._dump("output", self.tunnel.dump_out, proto.IP, frame[2:])
+        self.call.send(frame)
+
+    def _dump(self, way: str, wanted: frozenset[str], protocol: int, payload: bytes) -> None:
+        name = proto.NAMES.get(protocol, "")
+        if name in wanted or (protocol == proto.CCP and "mppe" in wanted):
+            shown = "(contents withheld)" if protocol == proto.PAP else payload.hex(" ", 2)
+            self.log(logging.INFO, f"layer=base logtype=PktDump {way} proto={name} {len(payload)} octets: {shown}")
+
+    # LCP.
+
+    def _make_lcp(self, state: State) -> Lcp:
+        link, tunnel = self.call.link, self.tunnel
+        policy = LcpPolicy(
+            mru=min(tunnel.mru, link.max_mru),
+            max_mru=link.max_mru,
+            demand=tunnel.authentication_methods,
+            unwanted=link.unwanted,
+        )
+        return Lcp(self, tunnel.lcp, policy, state)
+
+    def resume_lcp(self) -> Lcp:
+        return self._make_lcp(State.OPENED)
+
+    def lcp_up(self, now: float) -> None:
+        lcp = self.lcp
+        assert lcp is not None
+        assert self.auth is not None
+        # What the tunnel allows is the ceiling of what we send, whatever the peer would take.
+        self.peer_mru = min(self.peer_mru, max(self.tunnel.mru, proto.MIN_MRU))
+        self.log(
+            logging.INFO,
+            f"layer=lcp logtype=Opened mru={self.mru}/{self.peer_mru} auth={self.auth.value} "
+            f"magic={self.magic:08x}/{self.peer_magic:08x}",
+        )
+        self.call.lcp_opened(accm=lcp.accm, pfc=lcp.pfc, acfc=lcp.acfc)
+        self.phase = Phase.AUTHENTICATE
+        self.auth_server = PapServer(self) if self.auth is AuthMethod.PAP else ChapServer(self, self.auth)
+        self.auth_server.start(now)
+
+    def lcp_down(self, now: float) -> None:
+        """LCP leaves Opened: it negotiates anew, or it ends."""
+        lcp = self.lcp
+        assert lcp is not None
+        was_up = self.phase is Phase.UP
+        self._stop_upper(now)
+        if self.phase is Phase.TERMINATE:
+            return
+        if lcp.state in (State.STOPPING, State.CLOSING):
+            self._ending(Cause.USER_REQUEST, "the peer terminated LCP", now)
+            return
+        self.phase = Phase.ESTABLISH
+        self._negotiate_again(was_up, now)
+
+    def _negotiate_again(self, was_up: bool, now: float) -> None:
+        """The bound begins anew only for a session that was up: renegotiating without end is not a way around it."""
+        if was_up:
+            self._deadline = now + self.tunnel.negotiation_timeout
+            self.wheel.arm(self, self._deadline)
+
+    def lcp_failed(self, reason: str, now: float) -> None:
+        self.end(Cause.PORT_ERROR if reason == "looped back" else Cause.USER_ERROR, reason, now)
+
+    def lcp_finished(self, now: float) -> None:
+        if self.phase is not Phase.TERMINATE:
+            self._ending(Cause.LOST_CARRIER, "the peer does not answer LCP", now)
+        self._forget()
+        self.call.close(self.cause)
+
+    def looped_back(self, now: float) -> None:
+        self.end(Cause.PORT_ERROR, "looped back", now)
+
+    def protocol_rejected(self, protocol: int, now: float) -> None:
+        name = proto.NAMES.get(protocol, "unknown")
+        self.log(logging.INFO, f"layer=lcp logtype=ProtocolReject proto={name}(0x{protocol:04x})")
+        if protocol == proto.IPCP:
+            ipcp = self.ipcp or (self.resume_ipcp() if self.phase is Phase.UP else None)
+            if ipcp is not None:
+                self.ipcp = ipcp
+                ipcp.protocol_rejected(now)
+        elif protocol in (proto.LCP, proto.IP) or self._speaks(self.auth, protocol):
+            # Nothing is left of the session without it (RFC 1661 section 4.3, RXJ-).
+            self.end(Cause.USER_ERROR, f"the peer rejects {name}", now)
+
+    # Authentication.
+
+    def chap_name(self) -> bytes:
+        return (self.tunnel.chap_name or self.engine.hostname).encode()
+
+    def login(self, username: bytes, proof: Proof, now: float) -> None:
+        name = username.decode("utf-8", "surrogateescape")
+        if self.login_of is not None and name != self.username:
+            self.end(Cause.USER_ERROR, "another user after renegotiation", now)
+            return
+        self.username = name
+        login = self.engine.find_login(self.tunnel, name)
+        request = Request(
+            session=self.id,
+            realm=login.realm if login else None,
+            username=name,
+            account=login.account if login else name,
+            proof=proof,
+            caller=self.call.link.caller,
+            check_calling_number=self.tunnel.callnum_check,
+        )
+        # The bound on the negotiation is the peer's; it stands still while we are asked.
+        self.wheel.disarm(self)
+        self._asked = now
+
+        def done(answer: Answer, at: float) -> None:
+            self._resume_clock(at)
+            self._answered(login, answer, at)
+
+        self._pending = self.engine.aaa.authenticate(request, done, now)
+
+    def _resume_clock(self, now: float) -> None:
+        self._pending = None
+        self._deadline += now - self._asked
+        self.wheel.arm(self, self._deadline)
+
+    def _answered(self, login: Login | None, answer: Answer, now: float) -> None:
+        server = self.auth_server
+        assert server is not None
+        refusal = ""
+        if not isinstance(answer, Accept):
+            refusal = answer.reason
+        elif login is not None and self.login_of is None:
+            # Limits and addresses come before the peer hears of success.
+            refusal = self.engine.admit(self, login, answer, now)
+        if refusal or not isinstance(answer, Accept):
+            self.engine.refused += 1
+            self.log(
+                logging.WARNING,
+                f'layer=base logtype=TUNNELDENY user="{printable(self.username)}" '
+                f'layer2={self.tunnel.protocol.title} layer2from={self.call.link.caller.text} reason="{refusal}"',
+            )
+            server.answer(Reject(reason=refusal) if isinstance(answer, Accept) else answer, now)
+            self.end(Cause.USER_ERROR, refusal, now)
+            return
+        server.answer(answer, now)
+        self.log(logging.INFO, f'layer={self._layer} logtype=Success username="{printable(self.username)}"')
+        self.phase = Phase.NETWORK
+        ipcp = self.ipcp = self._make_ipcp(State.INITIAL)
+        ipcp.open(now)
+        ipcp.up(now)
+
+    @property
+    def _layer(self) -> str:
+        return "pap" if self.auth is AuthMethod.PAP else "chap"
+
+    def login_failed(self, reason: str, now: float) -> None:
+        self.end(Cause.USER_ERROR, reason, now)
+
+    # IPCP.
+
+    def _make_ipcp(self, state: State) -> Ipcp:
+        assert self.site is not None
+        return Ipcp(self, self.tunnel.ipcp, int(self.site.conf.address), self.servers, state)
+
+    def resume_ipcp(self) -> Ipcp:
+        return self._make_ipcp(State.OPENED)
+
+    def choose_address(self, wish: int, now: float) -> int:
+        if not self.address:
+            refusal = self.engine.assign(self, wish, now)
+            if refusal:
+                self.end(Cause.NAS_ERROR, refusal, now)
+        return self.address
+
+    def ipcp_up(self, now: float) -> None:
+        site, tunnel = self.site, self.tunnel
+        assert site is not None
+        spec = FlowSpec(
+            session=self.id,
+            domain=site.domain,
+            interface=site.conf.name,
+            address=self.address,
+            prefixlen=self.route.prefixlen if self.route else 32,
+            mtu=self.peer_mru,
+            mru=self.mru,
+            ingress_filter=tunnel.ingress_filter,
+            mss_adjust=tunnel.tcp_mss_adjust,
+            send=self._send_data if "ip" in tunnel.dump_out else self.call.send,
+            encap=self.call.link.encap,
+        )
+        try:
+            self.flow = site.backend.add(spec, now)
+        except ConflictError as error:
+            self.end(Cause.NAS_ERROR, str(error), now)
+            return
+        self.phase = Phase.UP
+        self._echoes = 0
+        self._echo_at = now + tunnel.lcp_keepalive_interval
+        self.log(logging.INFO, f"layer=ipcp logtype=Opened ip={self.ip}")
+        if self.up_since is None:
+            self.up_since = now
+            self.log(
+                logging.INFO,
+                f'layer=base logtype=TUNNELSTART user="{printable(self.username)}" '
+                f"duration={now - self.started:.0f}sec {self._layer2} auth={self._auth_title} ip={self.ip} "
+                f"iface={site.conf.name}",
+            )
+            self.engine.notify("start", self, now)
+        self._arm_rest(now)
+
+    def ipcp_down(self, now: float) -> None:
+        """IPCP leaves Opened: it negotiates anew, or it ends."""
+        was_up = self.phase is Phase.UP
+        self._close_flow()
+        if was_up:
+            self.phase = Phase.NETWORK
+            self._negotiate_again(was_up, now)
+
+    def ipcp_finished(self, now: float) -> None:
+        # There is no other network protocol: without IPCP the session is of no use.
+        if self.up_since is None:
+            self.end(Cause.USER_ERROR, "IPCP came to no agreement", now)
+        else:
+            self.end(Cause.USER_REQUEST, "the peer terminated IPCP", now)
+
+    @property
+    def ip(self) -> str:
+        """The peer's address as text; "" without one."""
+        return str(IPv4Address(self.address)) if self.address else ""
+
+    # At rest.
+
+    def settle(self) -> None:
+        lcp, ipcp = self.lcp, self.ipcp
+        if (
+            self.phase is Phase.UP
+            and (lcp is None or lcp.state is State.OPENED)
+            and (ipcp is None or ipcp.state is State.OPENED)
+        ):
+            self.lcp = self.ipcp = self.auth_server = None
+
+    def expire(self, now: float) -> None:
+        if self.phase is not Phase.UP:
+            self.end(Cause.LOST_CARRIER, f"no session within {self.tunnel.negotiation_timeout} s", now)
+            return
+        tunnel = self.tunnel
+        assert self.flow is not None
+        if tunnel.idle_timeout and now >= self.flow.last_active() + tunnel.idle_timeout:
+            self.end(Cause.IDLE_TIMEOUT, f"idle for {tunnel.idle_timeout} s", now)
+            return
+        if tunnel.lcp_keepalive and now >= self._echo_at:
+            if self._echoes >= tunnel.lcp_keepalive_max_retries:
+                self.end(Cause.LOST_CARRIER, f"no answer to {self._echoes} LCP echoes", now)
+                return
+            self._echoes += 1
+            self._echo_at = now + tunnel.lcp_keepalive_retry_interval
+            self.send_echo()
+        self._arm_rest(now)
+
+    def _arm_rest(self, now: float) -> None:
+        """One deadline for keepalive and idle time, whichever comes first."""
+        tunnel = self.tunnel
+        due = []
+        if tunnel.lcp_keepalive:
+            due.append(self._echo_at)
+        if tunnel.idle_timeout and self.flow is not None:
+            due.append(self.flow.last_active() + tunnel.idle_timeout)
+        if due:
+            self.wheel.arm(self, min(due))
+        else:
+            self.wheel.disarm(self)
+
+    def echo_reply(self, identifier: int, magic: int, now: float) -> None:
+        # The deadline stays where it is, and is set right when it comes.
+        self._echoes = 0
+        self._echo_at = now + self.tunnel.lcp_keepalive_interval
+
+    def counters(self) -> Counters:
+        """Of the whole session; they never go backwards."""
+        return self._counters if self.flow is None else self._counters.plus(self.flow.counters())
+
+    # The end.
+
+    def end(self, cause: Cause, reason: str, now: float) -> None:
+        """End the session: its address and its data at once, LCP by Terminate-Request, then the call."""
+        if self.phase >= Phase.TERMINATE:
+            return
+        lcp = self.lcp
+        if lcp is None:
+            lcp = self.lcp = self.resume_lcp()
+        self._ending(cause, reason, now)
+        lcp.close(now)
+        if lcp.state < State.CLOSING:
+            # Nothing was open: there is nobody to wait for.
+            self.lcp_finished(now)
+
+    def gone(self, cause: Cause, reason: str, now: float) -> None:
+        """The call has gone from under us."""
+        if self.phase < Phase.TERMINATE:
+            self._ending(cause, reason, now)
+        if self.phase is not Phase.DEAD:
+            self._forget()
+
+    def changed(self, link: Link, now: float) -> None:
+        """The path has changed: what no longer fits is negotiated anew."""
+        if self.phase is Phase.UP and link.max_mru < max(self.mru, self.peer_mru):
+            lcp = self.lcp = self.resume_lcp()
+            lcp.down(now)
+            lcp.up(now)
+
+    def _ending(self, cause: Cause, reason: str, now: float) -> None:
+        self.cause, self.reason = cause, reason
+        self._stop_upper(now)
+        self.phase = Phase.TERMINATE
+        self.wheel.disarm(self)
+        if self.up_since is not None:
+            counters = self.counters()
+            assert self.site is not None
+            self.log(
+                logging.INFO,
+                f'layer=base logtype=TUNNELUSAGE user="{printable(self.username)}" '
+                f"duration={now - self.up_since:.0f}sec {self._layer2} auth={self._auth_title} "
+                f"data_in={counters.in_bytes}bytes,{counters.in_packets}packets "
+                f"data_out={counters.out_bytes}bytes,{counters.out_packets}packets "
+                f"error_in={counters.in_errors} error_out={counters.out_errors} mppe=no "
+                f'iface={self.site.conf.name} cause={cause.title} reason="{reason}"',
+            )
+            self.engine.notify("stop", self, now)
+        else:
+            self.log(logging.INFO, f'layer=base logtype=Terminated cause={cause.title} reason="{reason}"')
+        self.engine.release(self)
+
+    def _stop_upper(self, now: float) -> None:
+        """Stop authentication and data."""
+        if self._pending is not None:
+            self._pending.cancel()
+            self._resume_clock(now)
+        if self.auth_server is not None:
+            self.auth_server.stop()
+            self.auth_server = None
+        if self.ipcp is not None:
+            self.wheel.disarm(self.ipcp)
+            self.ipcp = None
+        self._close_flow()
+
+    def _close_flow(self) -> None:
+        if self.flow is not None:
+            self._counters = self._counters.plus(self.flow.close())
+            self.flow = None
+
+    def _forget(self) -> None:
+        self.phase = Phase.DEAD
+        self.wheel.disarm(self)
+        if self.lcp is not None:
+            self.wheel.disarm(self.lcp)
+            self.lcp = None
+        self.engine.forget(self)
+
+    @property
+    def _layer2(self) -> str:
+        return f"layer2={self.tunnel.protocol.title} layer2from={self.call.link.caller.text}"
+
+    @property
+    def _auth_title(self) -> str:
+        return {AuthMethod.PAP: "PAP", AuthMethod.CHAP: "CHAP-MD5", AuthMethod.MSCHAPV2: "MS-CHAP-V2", None: "none"}[
+            self.auth
+        ]
+
+
+Notify = Callable[[str, Session, float], None]

@@ -1,0 +1,30 @@
+"""Text from outside, made fit for a log line."""
+
+from __future__ import annotations
+
+
+def printable(text: str | bytes) -> str:
+    """What a peer or a file said, on one line of plain text that cannot be taken for anything else of ours.
+
+    Control characters, line and paragraph separators, marks that turn the direction of text, octets that are not
+    UTF-8, double quotes and backslashes are written as escapes, so the result may stand between double quotes.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return text
+    return "".join(map(_escape, text))
+
+
+def _escape(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char.isprintable():
+        return char
+    code = ord(char)
+    # surrogateescape keeps an octet that is not UTF-8 as U+DC80 to U+DCFF.
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -1,0 +1,86 @@
+"""The one timing wheel: all timers of all sessions, and one timer of the event loop.
+
+An object that waits derives from :class:`Timed`; it has one deadline, which :meth:`Wheel.arm` sets and moves.  Time is
+a monotonic clock in seconds, handed in, so that tests run an hour of timers in a millisecond.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+#: Seconds a tick: the precision of every timer.  A power of two, so that ticks convert to seconds and back exactly.
+TICK = 0.125
+
+
+class Timed:
+    """Something with one deadline."""
+
+    __slots__ = ("due",)
+
+    #: The tick at which :meth:`expire` is called; 0 while not armed.
+    due: int
+
+    def __init__(self) -> None:
+        self.due = 0
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed.  The object is not armed any more."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Wheel:
+    """Deadlines in buckets of one tick.  Arming, disarming and expiring are O(1), but for the first of a tick."""
+
+    __slots__ = ("_buckets", "_ticks", "tick")
+
+    def __init__(self, now: float) -> None:
+        #: The last tick that was served.
+        self.tick = int(now / TICK)
+        # An insertion-ordered dict stands in for a set, so that what was armed first expires first.
+        self._buckets: dict[int, dict[Timed, None]] = {}
+        self._ticks: list[int] = []
+
+    def arm(self, timed: Timed, when: float) -> None:
+        """Set the deadline of *timed* to the time *when*, in place of the one it had."""
+        self.disarm(timed)
+        # Rounded up: nothing expires early.
+        due = max(int(when / TICK) + 1, self.tick + 1)
+        timed.due = due
+        bucket = self._buckets.get(due)
+        if bucket is None:
+            self._buckets[due] = {timed: None}
+            heappush(self._ticks, due)
+        else:
+            bucket[timed] = None
+
+    def disarm(self, timed: Timed) -> None:
+        """Forget the deadline of *timed*, if it has one."""
+        bucket = self._buckets.get(timed.due)
+        timed.due = 0
+        if bucket is not None:
+            del bucket[timed]
+
+    def advance(self, now: float) -> None:
+        """Expire all that is due at *now*.  What expiring arms anew comes at the next tick, not in this call."""
+        target = int(now / TICK)
+        ticks = self._ticks
+        while ticks and ticks[0] <= target:
+            due = heappop(ticks)
+            self.tick = due
+            for timed in self._buckets.pop(due):
+                # Expiring one may have disarmed or moved another of the same tick.
+                if timed.due == due:
+                    timed.due = 0
+                    timed.expire(now)
+        self.tick = max(self.tick, target)
+
+    def next(self) -> float | None:
+        """The time of the earliest deadline, or None.  It may be early where the deadline was moved."""
+        ticks = self._ticks
+        while ticks and not self._buckets[ticks[0]]:
+            del self._buckets[heappop(ticks)]
+        return ticks[0] * TICK if ticks else None
+
+    def __len__(self) -> int:
+        """How many deadlines are set."""
+        return sum(map(len, self._buckets.values()))

@@ -1,0 +1,80 @@
+"""Which tests can run here, and what becomes of those that cannot.
+
+`root` tests need root and network namespaces; `guest` tests run inside a kernel that has PPP (tests/guest), where
+NPPPY_GUEST says of which kind it is. Elsewhere they are skipped with the reason. With NPPPY_REQUIRE_ALL set, as in CI,
+such a skip is a failure: a suite that silently shrank proves nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Generator
+
+import pytest
+from hypothesis import settings
+
+REQUIRE_ALL = bool(os.environ.get("NPPPY_REQUIRE_ALL"))
+GUEST = os.environ.get("NPPPY_GUEST", "")
+
+# No timing assertions anywhere; the same inputs every time, but for the long run, which looks for new ones.
+settings.register_profile("default", deadline=None, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@functools.cache
+def _no_root() -> str:
+    """Why tests that need root cannot run here; empty if they can."""
+    if os.geteuid():
+        return "needs root"
+    made = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True)
+    return f"needs network namespaces: {made.stderr.strip()}" if made.returncode else ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        if item.get_closest_marker("guest"):
+            # An emulated processor is 10 to 20 times slower: the short subset, unless all is asked for.
+            if GUEST == "tcg" and not item.get_closest_marker("tcg") and not os.environ.get("NPPPY_GUEST_ALL"):
+                left.append(item)
+                continue
+            if not GUEST:
+                item.add_marker(pytest.mark.skip(reason="needs a kernel with PPP: make test-guest"))
+        elif item.get_closest_marker("root") and (reason := _no_root()):
+            item.add_marker(pytest.mark.skip(reason=reason))
+        kept.append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    marked = item.get_closest_marker("root") or item.get_closest_marker("guest")
+    if REQUIRE_ALL and marked and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and NPPPY_REQUIRE_ALL is set: {_reason(report.longrepr)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A whole module that skips itself has no markers to look at: none may."""
+    report = yield
+    if REQUIRE_ALL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and NPPPY_REQUIRE_ALL is set: {_reason(report.longrepr)}"
+    return report
+
+
+def _reason(longrepr: object) -> str:
+    return str(longrepr[2]) if isinstance(longrepr, tuple) else str(longrepr)

@@ -1,0 +1,183 @@
+"""What loads and is said all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from npppy.config.loader import load
+
+from .config_file import BASE, BIND, TUNNEL, ConfigFile
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> ConfigFile:
+    return ConfigFile(tmp_path)
+
+
+def without_files(warnings: list[str]) -> list[str]:
+    """Without those on the modes of files, which a checkout of the tests decides."""
+    return [w for w in warnings if "cannot read" not in w and "everybody may read" not in w]
+
+
+def test_what_is_not_built_yet() -> None:
+    config = load(DATA / "every.conf")
+    found = without_files([f"{where.line}:{where.column}: {message}" for where, message in config.warnings])
+    assert found == [
+        "4:8: radius nas-id has no effect: RADIUS is not built yet",
+        "5:8: radius dae has no effect: RADIUS is not built yet",
+        "6:8: radius dae has no effect: RADIUS is not built yet",
+        # One for the tunnel, none for its options.
+        "9:8: L2TP is not built yet: this tunnel is not served",
+        "29:8: PPTP is not built yet: this tunnel is not served",
+        "64:2: ccp-timeout has no effect: CCP is not built yet",
+        "65:2: ccp-max-configure has no effect: CCP is not built yet",
+        "66:2: ccp-max-terminate has no effect: CCP is not built yet",
+        "67:2: ccp-max-nak-loop has no effect: CCP is not built yet",
+        "72:2: sessions are not encrypted: MPPE is not built yet",
+        "73:2: mppe-key-length has no effect: MPPE is not built yet",
+        "74:2: mppe-key-state has no effect: MPPE is not built yet",
+        "79:2: the data goes through Python, as with pipex user: pipex in eBPF is not built yet",
+        "101:16: logins by this realm fail: RADIUS is not built yet",
+        "102:2: eap-capable has no effect: EAP is not built yet",
+    ]
+
+
+def test_an_interface_a_session() -> None:
+    config = load(DATA / "roadwarrior.conf")
+    messages = without_files([str(warning) for warning in config.warnings])
+    assert messages[-1].endswith("one a session, as OpenBSD's pppx is, is not built yet")
+    # Tunnels that are not served anyway need no bind to be told so.
+    assert len(messages) == 4
+
+
+@pytest.mark.parametrize("options", ["mppe no", "pipex no", "pipex user", ""])
+def test_what_is_built_draws_none(conf: ConfigFile, options: str) -> None:
+    assert conf.tunnel_warnings(options) == []
+
+
+def test_ebpf(conf: ConfigFile) -> None:
+    (warning,) = conf.tunnel_warnings("pipex ebpf")
+    assert warning.startswith("npppd.conf:10:1: the data goes through Python")
+
+
+def test_tunnels_that_are_not_served(conf: ConfigFile) -> None:
+    assert conf.warnings("tunnel A protocol pppoe\n" + BASE + TUNNEL % "") == [
+        'npppd.conf:1:8: no bind names tunnel "A": it is not served',
+        'npppd.conf:1:8: tunnel "A" listens on no interface: it is not served',
+        'npppd.conf:9:8: no bind names tunnel "ACCESS": it is not served',
+    ]
+
+
+def test_realms_without_what_they_need(conf: ConfigFile) -> None:
+    text = "authentication L type local {\n}\nauthentication R type radius {\n}\n"
+    assert conf.warnings(text) == [
+        "npppd.conf:1:16: a local realm without users-file: logins by it fail",
+        "npppd.conf:3:16: logins by this realm fail: RADIUS is not built yet",
+        "npppd.conf:3:16: a radius realm without a server in authentication-server: logins by it fail",
+    ]
+
+
+def test_a_pool_without_addresses(conf: ConfigFile) -> None:
+    assert conf.warnings("ipcp P {\n}\n") == [
+        'npppd.conf:1:6: ipcp "P" has no pool-address: its sessions get no address'
+    ]
+
+
+def test_missing_users_file(conf: ConfigFile) -> None:
+    assert conf.warnings("authentication L type local {\n  users-file none\n}\n") == [
+        'npppd.conf:2:3: cannot read "none": No such file or directory; logins fail meanwhile'
+    ]
+
+
+def test_users_file_that_everybody_may_read(conf: ConfigFile) -> None:
+    conf.write("users", "").chmod(0o644)
+    assert conf.warnings(BASE) == ['npppd.conf:6:5: "users" holds passwords and everybody may read it']
+    conf.write("users", "").chmod(0o640)
+    assert conf.warnings(BASE) == []
+
+
+def test_secrets_that_everybody_may_read(conf: ConfigFile) -> None:
+    conf.write("dae.conf", "radius dae client 10.0.0.1 secret x\nradius dae client 10.0.0.2 secret x\n").chmod(0o644)
+    path = conf.write("npppd.conf", "include dae.conf\nradius dae client 10.0.0.3 secret x\n")
+    expected = "dae.conf:1:35: the file holds a secret and everybody may read it"
+
+    def about_files() -> list[str]:
+        return [text for text in conf.short(load(path).warnings) if "everybody" in text]
+
+    assert about_files() == [expected]
+    path.chmod(0o604)
+    assert about_files() == ["npppd.conf:2:35" + expected[13:], expected]
+
+
+def test_a_file_without_secrets_may_be_read(conf: ConfigFile) -> None:
+    path = conf.write("npppd.conf", BASE)
+    path.chmod(0o644)
+    assert load(path).warnings == ()
+
+
+def test_options_given_twice(conf: ConfigFile) -> None:
+    text = "set max-session 1\nset max-session 2\nradius nas-id a\nradius nas-id b\n"
+    config = conf.load(text)
+    assert (config.max_session, config.nas_id) == (2, "b")
+    assert [w for w in conf.short(config.warnings) if "again" in w] == [
+        "npppd.conf:2:5: max-session is given again: npppd.conf:1:5 has no effect",
+        "npppd.conf:4:8: nas-id is given again: npppd.conf:3:8 has no effect",
+    ]
+    assert conf.tunnel_warnings("mru 1400\nmru 1300") == [
+        "npppd.conf:11:1: mru is given again: npppd.conf:10:1 has no effect"
+    ]
+    assert conf.warnings("ipcp P {\npool-address 10.0.0.0/24\ndns-servers resolver\ndns-servers 10.0.0.1\n}\n") == [
+        "npppd.conf:4:1: dns-servers is given again: npppd.conf:3:1 has no effect"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("listen on interface eth1", 'npppd.conf:10:21: "eth1" is given twice'),
+        ("pppoe-service-name a b a", 'npppd.conf:10:24: "a" is given twice'),
+        ("debug-dump-pktin lcp lcp", 'npppd.conf:10:22: "lcp" is given twice'),
+    ],
+)
+def test_values_given_twice(conf: ConfigFile, options: str, expected: str) -> None:
+    assert conf.tunnel_warnings(options) == [expected]
+
+
+def test_binds_without_effect(conf: ConfigFile) -> None:
+    text = BASE + TUNNEL % "" + 'authentication B type local {\nusers-file "users"\n}\n'
+    text += BIND + BIND.replace("LOCAL", "B")
+    assert conf.warnings(text) == [
+        "npppd.conf:16:1: this bind has no effect: that at npppd.conf:15:1 has the same tunnel and username-suffix"
+    ]
+
+
+def test_binds_with_suffixes(conf: ConfigFile) -> None:
+    text = BASE + TUNNEL % "" + 'authentication B type local {\nusers-file "users"\nusername-suffix "@b"\n}\n'
+    assert conf.warnings(text + BIND + BIND.replace("LOCAL", "B")) == []
+
+
+def test_addresses_given_twice_in_one_block(conf: ConfigFile) -> None:
+    text = "ipcp P {\npool-address 10.0.0.0/24\npool-address 10.0.0.9-10.0.1.9 for static\n}\n"
+    assert conf.warnings(text) == ["npppd.conf:3:14: 10.0.0.9-10.0.0.255 is given at npppd.conf:2:14 already"]
+
+
+def test_the_address_of_an_interface_in_its_pool(conf: ConfigFile) -> None:
+    assert conf.warnings("ipcp P {\npool-address 10.0.0.0/24\n}\ninterface tun0 address 10.0.0.1 ipcp P\n") == []
+
+
+def test_a_string_over_lines(conf: ConfigFile) -> None:
+    assert conf.tunnel_warnings('chap-name "a\nb"') == [
+        "npppd.conf:10:11: the string goes on over the end of its line, and the newline is dropped"
+    ]
+
+
+def test_warnings_of_a_file_included_twice_come_once(conf: ConfigFile) -> None:
+    conf.write("mppe.inc", "mppe yes\n")
+    one = TUNNEL % "include mppe.inc"
+    two = one.replace("ACCESS", "B").replace("eth1", "eth2")
+    (warning,) = conf.warnings(BASE + one + two + BIND + BIND.replace("ACCESS", "B"))
+    assert warning == "mppe.inc:1:1: sessions are not encrypted: MPPE is not built yet"
