@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import grp
 import logging
 import os
 import secrets
@@ -69,7 +70,7 @@ def resolver() -> tuple[IPv4Address, ...]:
 class Daemon:
     """All parts of npppyd, and how they are joined."""
 
-    def __init__(self, config: Config, control: str) -> None:
+    def __init__(self, config: Config, control: str, group: int | None) -> None:
         self.config = config
         self.clock = time.monotonic
         self.loop = asyncio.get_running_loop()
@@ -83,8 +84,8 @@ class Daemon:
         self.tuns: dict[str, TunInterface] = {}
         self.sites: dict[str, Site] = {}
         self.subject = EngineSubject(self.engine, self.clock)
-        self.control = ControlServer(self.subject, control)
-        self.control.register("status", self._status)
+        self.control = ControlServer(self.subject, control, group=group)
+        self.control.register("daemon", self._state)
         self.journal_path = Path(control).with_suffix(".journal")
         self.stopping = asyncio.Event()
         self.pppoe: PppoeServer
@@ -251,8 +252,8 @@ class Daemon:
         while engine.sessions and self.clock() < deadline:
             await asyncio.sleep(TICK)
 
-    async def _status(self, request: Message, reply: Reply) -> Message:
-        """What the daemon holds: for operators, and for tests that look for what was left behind."""
+    async def _state(self, request: Message, reply: Reply) -> Message:
+        """What the daemon holds, and what it has refused and dropped since its start."""
         engine = self.engine
         return {
             "version": __version__,
@@ -311,8 +312,16 @@ def _serving_in_background(tell: int) -> None:
     os.close(null)
 
 
-async def _serve(config: Config, control: str, serving: Callable[[], None]) -> None:
-    await Daemon(config, control).run(serving)
+async def _serve(config: Config, control: str, group: int | None, serving: Callable[[], None]) -> None:
+    await Daemon(config, control, group).run(serving)
+
+
+def _group(name: str) -> int:
+    """The number of a group."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"there is no group {name!r}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -321,6 +330,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-n", dest="check", action="store_true", help="check the configuration and exit")
     parser.add_argument("-f", dest="file", default=CONFIG, metavar="file", help=f"the configuration ({CONFIG})")
     parser.add_argument("-s", dest="socket", default=SOCKET, metavar="socket", help=f"the control socket ({SOCKET})")
+    parser.add_argument("-g", dest="group", type=_group, metavar="group", help="who may use the socket, besides root")
     parser.add_argument("-v", dest="debug", action="store_true", help="log more")
     parser.add_argument("--version", action="version", version=f"npppyd {__version__}")
     arguments = parser.parse_args(argv)
@@ -342,7 +352,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         logs.setup(foreground=arguments.foreground, debug=arguments.debug)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, control, serving))
+            runner.run(_serve(config, control, arguments.group, serving))
     except (StartError, OSError) as error:
         print(f"npppyd: {error}", file=sys.stderr)
         return 1

@@ -137,6 +137,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
         "all": Command("session", filters, format.details),
     },
     "clear": Command("clear", all_or_filters, format.cleared),
+    "daemon": Command("daemon", lambda words: {}, format.daemon),
     "monitor": Command("monitor", lambda words: all_or_filters(words, EVENT_FILTERS), format.events, endless=True),
 }
 

@@ -135,6 +135,19 @@ def events(answer: Answer, out: TextIO) -> None:
         out.flush()
 
 
+def daemon(answer: Answer, out: TextIO) -> None:
+    for _ in answer:
+        pass
+    for label, value in answer.done.items():
+        if isinstance(value, dict):
+            out.write(f"{label}:\n")
+            for name, inner in value.items():
+                shown = ", ".join(f"{k}={v}" for k, v in inner.items()) if isinstance(inner, dict) else inner
+                out.write(f"    {printable(name)}: {shown}\n")
+        else:
+            out.write(f"{label}: {value}\n")
+
+
 def json_lines(answer: Answer, out: TextIO) -> None:
     """A line for each row, and one for the result where the command has one."""
     for rows in answer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..config.model import AuthMethod, FsmLimits
+from ..text import printable
 from . import proto
 from .fsm import Fsm, Host, State
 from .options import Option, encode
@@ -230,6 +231,9 @@ class Lcp(Fsm):
             if self.state is State.OPENED and len(data) >= 2:
                 self.host.protocol_rejected(int.from_bytes(data[:2], "big"), now)
             return True
+        if code == proto.IDENTIFICATION:
+            # Magic number, then the peer's words (RFC 1570 section 1.1).
+            self.host.log(logging.INFO, f'layer=lcp logtype=Identification "{printable(data[4:])}"')
         # Discard-Request is for no one; Time-Remaining is the peer's own affair (RFC 1570 section 1.2).
         return code in (
             proto.ECHO_REQUEST,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
-from ..aaa.base import Accept, Answer, Pending, Proof, Reject, Request
+from ..aaa.base import Accept, Answer, Failed, Pending, Proof, Reject, Request
 from ..config.model import AuthMethod, Tunnel
 from ..pipex.base import ConflictError, Counters, FlowSpec
 from ..text import printable
@@ -254,7 +254,9 @@ class Session(Station):
                 f'layer2={self.tunnel.protocol.title} layer2from={self.call.link.caller.text} reason="{refusal}"',
             )
             server.answer(Reject(reason=refusal) if isinstance(answer, Accept) else answer, now)
-            self.end(Cause.USER_ERROR, refusal, now)
+            # A user that we cannot serve has made no mistake.
+            cause = Cause.SERVICE_UNAVAILABLE if isinstance(answer, Accept | Failed) else Cause.USER_ERROR
+            self.end(cause, refusal, now)
             return
         server.answer(answer, now)
         self.log(logging.INFO, f'layer={self._layer} logtype=Success username="{printable(self.username)}"')
@@ -283,7 +285,7 @@ class Session(Station):
         if not self.address:
             refusal = self.engine.assign(self, wish, now)
             if refusal:
-                self.end(Cause.NAS_ERROR, refusal, now)
+                self.end(Cause.SERVICE_UNAVAILABLE, refusal, now)
         return self.address
 
     def ipcp_up(self, now: float) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from npppy.aaa.base import Accept
 from npppy.ppp import options, proto
+from npppy.ppp.cause import Cause
 from npppy.ppp.station import Phase
 
 from .ppp_rig import Line, Rig
@@ -160,6 +161,7 @@ def test_an_exhausted_pool_refuses_the_login_with_a_reason() -> None:
     line.open_lcp()
     assert line.pap("bob")[0] == 3
     assert line.session.reason == "the pool of ipcp POOL is exhausted"
+    assert line.session.cause is Cause.SERVICE_UNAVAILABLE
 
 
 def test_terminating_ipcp_ends_the_session() -> None:

@@ -1,0 +1,252 @@
+"""npppyd as a process: start, refusal to start, reload, stop, background."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+CLONE_NEWNET = 0x40000000
+PATIENCE = 20.0
+
+CONFIG = """
+tunnel ACCESS protocol pppoe {
+    listen on interface acc
+    authentication-method mschapv2 chap pap
+}
+ipcp POOL {
+    pool-address 10.64.0.0/24
+}
+interface tun0 address 10.64.0.1 ipcp POOL
+authentication LOCAL type local {
+    users-file "users"
+}
+bind tunnel from ACCESS authenticated by LOCAL to tun0
+"""
+
+
+def wait_for(condition: Callable[[], object], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {PATIENCE} s: {what}")
+
+
+def ip(words: str) -> str:
+    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def netns() -> Iterator[None]:
+    """This thread, and what it starts, in a new network namespace, which ends with the test."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        ip("link add acc type veth peer cpe")
+        for name in ("lo", "acc", "cpe"):
+            ip(f"link set {name} up")
+        yield
+    finally:
+        assert libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        os.close(home)
+
+
+class Npppyd:
+    """A daemon in the foreground, on a configuration of its own."""
+
+    def __init__(self, path: Path, config: str = CONFIG) -> None:
+        self.path = path
+        self.file = path / "npppd.conf"
+        self.socket = path / "npppyd.sock"
+        self.log = path / "log"
+        self.file.write_text(config)
+        if not (path / "users").exists():
+            (path / "users").touch(0o600)
+            (path / "users").write_text("alice:password=wonderland:\n")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Npppyd:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "npppy.daemon", "-d", "-f", str(self.file), "-s", str(self.socket)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(lambda: self.process and (self.process.poll() is not None or self.answers()), "npppyd answers")
+        return self
+
+    def answers(self) -> bool:
+        return self.socket.exists() and self.ctl("daemon").returncode == 0
+
+    def ctl(self, words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "npppy.ctl", "-s", str(self.socket), *words.split()]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def state(self) -> dict[str, Any]:
+        return json.loads(self.ctl("-j daemon").stdout)
+
+    def logged(self, text: str) -> bool:
+        return text in self.log.read_text()
+
+    def reload(self, config: str) -> None:
+        assert self.process
+        before = self.log.read_text().count("reload")
+        self.file.write_text(config)
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: self.log.read_text().count("reload") > before, "reloaded")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def npppyd(netns: None, tmp_path: Path) -> Iterator[Npppyd]:
+    daemon = Npppyd(tmp_path)
+    yield daemon
+    if daemon.process and daemon.process.poll() is None:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_start_and_stop_leave_nothing(npppyd: Npppyd, number: int) -> None:
+    npppyd.start()
+    assert "10.64.0.0/24" in ip("route show proto 112")
+    assert "10.64.0.1" in ip("addr show dev tun0")
+    assert npppyd.state()["pools"] == {"POOL": {"size": 255, "used": 0}}
+    assert npppyd.stop(number) == 0
+    assert "tun0" not in ip("link show")
+    assert ip("route show proto 112") == ""
+    assert not npppyd.socket.exists()
+    assert npppyd.logged("npppyd stopped")
+
+
+def test_a_second_daemon_is_refused_and_harms_nothing(npppyd: Npppyd, tmp_path: Path) -> None:
+    npppyd.start()
+    second = Npppyd(tmp_path)
+    second.log = tmp_path / "second.log"
+    second.start()
+    assert second.process
+    assert second.process.wait(PATIENCE) == 1
+    assert second.logged("held by another daemon")
+    assert npppyd.answers()
+    assert "10.64.0.0/24" in ip("route show proto 112")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda: ip("tuntap add dev tun0 mode tun"), "tun0: an interface of this name exists already"),
+        (lambda: ip("link add tun0 type bridge"), "tun0: an interface of this name exists already"),
+    ],
+)
+def test_a_start_that_fails_says_why_and_cleans_up(npppyd: Npppyd, break_it: Callable[[], object], said: str) -> None:
+    break_it()
+    npppyd.start()
+    assert npppyd.stop() == 1
+    assert npppyd.logged(said)
+    assert ip("route show proto 112") == ""
+
+
+def test_errors_of_the_configuration_are_printed_and_nothing_starts(npppyd: Npppyd) -> None:
+    npppyd.file.write_text(CONFIG.replace("listen on", "lisen on").replace("POOL {", "POOL {\n    max-session x"))
+    npppyd.start()
+    assert npppyd.stop() == 1
+    text = npppyd.log.read_text()
+    assert f"{npppyd.file}:3:5: " in text
+    assert f"{npppyd.file}:7:17: " in text
+    assert "listen" in text
+
+
+def test_the_interface_may_come_later_and_go(npppyd: Npppyd) -> None:
+    ip("link del acc")
+    npppyd.start()
+    assert not npppyd.logged("Listening")
+    ip("link add acc type veth peer cpe")
+    wait_for(lambda: npppyd.logged("pppoe interface=acc Listening"), "it listens")
+    ip("link del acc")
+    wait_for(lambda: npppyd.logged("pppoe interface=acc Closed"), "it has closed")
+
+
+def test_reload_with_errors_changes_nothing(npppyd: Npppyd) -> None:
+    npppyd.start()
+    npppyd.reload("tunnel {\n")
+    assert npppyd.logged("reload failed: the old configuration stays")
+    assert "10.64.0.0/24" in ip("route show proto 112")
+
+
+def test_reload_moves_pools_interfaces_and_listeners(npppyd: Npppyd) -> None:
+    npppyd.start()
+    ip("link add acc2 type veth peer cpe2")
+    new = CONFIG.replace("10.64.0.0/24", "10.65.0.0/25").replace("interface acc", "interface acc2")
+    npppyd.reload(new.replace("tun0", "tun5").replace("10.64.0.1", "10.65.0.1"))
+    wait_for(lambda: npppyd.logged("pppoe interface=acc2 Listening"), "it listens")
+    assert npppyd.logged("pppoe interface=acc Closed")
+    assert ip("route show proto 112").split()[:3] == ["10.65.0.0/25", "dev", "tun5"]
+    assert "tun0" not in ip("link show")
+    assert npppyd.state()["pools"] == {"POOL": {"size": 127, "used": 0}}
+    npppyd.reload(CONFIG.replace("10.64.0.0/24", "10.64.0.0/24\n    pool-address 192.0.2.0/28"))
+    assert "192.0.2.0/28 dev tun0" in ip("route show proto 112")
+    assert npppyd.stop() == 0
+    assert "Traceback" not in npppyd.log.read_text()
+
+
+def test_reload_with_an_interface_that_cannot_be_had_keeps_the_rest(npppyd: Npppyd) -> None:
+    npppyd.start()
+    ip("link add tun9 type bridge")
+    extra = "interface tun9 address 10.70.0.1 ipcp OTHER\n"
+    other = "ipcp OTHER {\n    pool-address 10.70.0.0/24\n}\n"
+    npppyd.reload(CONFIG + other + extra)
+    assert npppyd.logged("tun9: an interface of this name exists already")
+    assert "10.64.0.0/24 dev tun0" in ip("route show proto 112")
+    assert "10.70" not in ip("route show proto 112")
+    assert npppyd.stop() == 0
+
+
+def test_background(npppyd: Npppyd, tmp_path: Path) -> None:
+    """The parent comes back when the daemon serves; kept apart from the host's /run and syslog by a mount namespace."""
+    command = f"""
+import os, socket, subprocess, sys
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+try: os.unlink("/dev/log")
+except FileNotFoundError: pass
+log.bind("/dev/log")
+done = subprocess.run([sys.executable, "-m", "npppy.daemon", "-f", {str(npppyd.file)!r}, "-s", {str(npppyd.socket)!r}])
+assert done.returncode == 0, done
+pid = int(open("/var/run/npppyd.pid").read())
+assert os.path.exists({str(npppyd.socket)!r})
+os.kill(pid, 15)
+assert os.waitpid(pid, 0)[1] == 0, "as process 1 we are its parent now"
+assert not os.path.exists("/var/run/npppyd.pid")
+log.settimeout(5)
+text = b""
+while b"npppyd stopped" not in text:
+    text += log.recv(4096)
+assert b"started, pid" in text, text
+"""
+    mounts = "mount -t tmpfs tmpfs /dev && mknod /dev/null c 1 3 && mkdir -p /dev/net && mknod /dev/net/tun c 10 200"
+    own_run = f"mkdir -p {tmp_path}/run && mount --bind {tmp_path}/run /run"
+    shell = f'{own_run} && {mounts} && exec {sys.executable} -c "$CODE"'
+    done = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", shell],
+        env=os.environ | {"CODE": command},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
