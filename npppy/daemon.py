@@ -133,7 +133,8 @@ class Daemon:
         for name in sorted(self.pppoe.interfaces()):
             self.links.watch(name)
         self._tick()
-        self._refresh_users()
+        refreshing = self.loop.create_task(self._refresh_users())
+        stack.callback(refreshing.cancel)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.stopping.set)
         self.loop.add_signal_handler(signal.SIGHUP, self.reload)
@@ -193,9 +194,11 @@ class Daemon:
         self.wheel.advance(self.clock())
         self.loop.call_later(TICK, self._tick)
 
-    def _refresh_users(self) -> None:
-        self.realms.refresh()
-        self.loop.call_later(REFRESH, self._refresh_users)
+    async def _refresh_users(self) -> None:
+        """Follow the users files, in a thread: reading a large one takes a second."""
+        while True:
+            await asyncio.sleep(REFRESH)
+            await asyncio.to_thread(self.realms.refresh)
 
     def reload(self) -> None:
         """SIGHUP: read the configuration again; one with errors changes nothing."""
@@ -339,6 +342,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load(file)
     except ConfigError as error:
+        # A string that runs over its line is only a warning, and often the cause.
+        for diagnostic in error.warnings:
+            print(f"{diagnostic.where}: warning: {diagnostic.message}", file=sys.stderr)
         for diagnostic in error.diagnostics:
             print(diagnostic, file=sys.stderr)
         return 1

@@ -30,9 +30,11 @@ def setup(*, foreground: bool, debug: bool) -> None:
     else:
         handler = logging.handlers.SysLogHandler(SYSLOG, facility="daemon")
         handler.ident = f"npppyd[{os.getpid()}]: "
-    root = logging.getLogger("npppy")
-    root.handlers = [handler]
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
-    root.propagate = False
+    # asyncio tells of exceptions that nobody caught.
+    for name in ("npppy", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.DEBUG if debug and name == "npppy" else logging.INFO)
+        logger.propagate = False
     # Nobody asks for them, and finding them out costs at every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

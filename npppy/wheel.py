@@ -6,7 +6,10 @@ a monotonic clock in seconds, handed in, so that tests run an hour of timers in 
 
 from __future__ import annotations
 
+import logging
 from heapq import heappop, heappush
+
+log = logging.getLogger("npppy.wheel")
 
 #: Seconds a tick: the precision of every timer.  A power of two, so that ticks convert to seconds and back exactly.
 TICK = 0.125
@@ -71,7 +74,11 @@ class Wheel:
                 # Expiring one may have disarmed or moved another of the same tick.
                 if timed.due == due:
                     timed.due = 0
-                    timed.expire(now)
+                    try:
+                        timed.expire(now)
+                    except Exception:
+                        # A mistake in one session must not stop the clock of all others.
+                        log.exception("timer of %s failed", type(timed).__name__)
         self.tick = max(self.tick, target)
 
     def next(self) -> float | None:

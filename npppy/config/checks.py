@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..text import printable
+from .blocks import Settings
 from .lexer import Report
 from .model import Bind, Ipcp, PppoeOptions, Tunnel, Where
-
-if TYPE_CHECKING:
-    from .blocks import Settings
 
 
 class _Range(NamedTuple):
@@ -28,7 +26,8 @@ def check_services(tunnels: Sequence[tuple[Tunnel, Settings]], error: Report) ->
     owners: dict[tuple[str, str], tuple[Tunnel, Where]] = {}
     for tunnel, settings in tunnels:
         options = tunnel.carrier
-        assert isinstance(options, PppoeOptions)
+        if not isinstance(options, PppoeOptions):
+            continue
         services = set(options.service_names or ("",))
         if options.accept_any_service:
             services.add("")
@@ -53,8 +52,8 @@ def check_pools(pools: Sequence[tuple[Ipcp, Settings]], error: Report, warning: 
         ranges = settings.items.get("ranges", [])
         if not ranges:
             warning(ipcp.where, f'ipcp "{printable(ipcp.name)}" has no pool-address: its sessions get no address')
-        for range, where in ranges:
-            found.append(_Range(range.first, range.last, len(found), where, ipcp.name))
+        for piece, where in ranges:
+            found.append(_Range(piece.first, piece.last, len(found), where, ipcp.name))
     # The range that reaches farthest so far, and the farthest one of all other blocks than its own.
     far: list[_Range] = []
     for mine in sorted(found):
@@ -63,14 +62,14 @@ def check_pools(pools: Sequence[tuple[Ipcp, Settings]], error: Report, warning: 
                 continue
             last = min(mine.last, other.last)
             shared = f"{mine.first}-{last}" if mine.first < last else str(last)
-            first, second = sorted((mine, other), key=lambda range: range.number)
+            first, second = sorted((mine, other), key=lambda piece: piece.number)
             if first.owner != second.owner:
                 error(second.where, f"{shared} is in another ipcp at {first.where}: two sessions would get one address")
             else:
                 warning(second.where, f"{shared} is given at {first.where} already")
             break
-        far = sorted([*far, mine], key=lambda range: range.last, reverse=True)
-        far = far[:1] + [range for range in far if range.owner != far[0].owner][:1]
+        far = sorted([*far, mine], key=lambda piece: piece.last, reverse=True)
+        far = far[:1] + [piece for piece in far if piece.owner != far[0].owner][:1]
 
 
 def check_binds(binds: Sequence[tuple[Bind, Where]], warning: Report) -> None:

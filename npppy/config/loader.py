@@ -22,6 +22,7 @@ from .model import (
     FsmLimits,
     Interface,
     Ipcp,
+    PppoeOptions,
     Protocol,
     RadiusServer,
     RadiusServers,
@@ -163,7 +164,7 @@ class _Loader(Blocks):
         name = printable(tunnel.name)
         if tunnel.name not in self._bound and "bind" not in self.lost:
             self.warning(tunnel.where, f'no bind names tunnel "{name}": it is not served')
-        if not settings.items.get("carrier.interfaces"):
+        if isinstance(tunnel.carrier, PppoeOptions) and not tunnel.carrier.interfaces:
             self.warning(tunnel.where, f'tunnel "{name}" listens on no interface: it is not served')
         for field in ("carrier.interfaces", "carrier.service_names"):
             seen = set()

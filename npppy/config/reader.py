@@ -136,7 +136,7 @@ class Args:
         # What Linux takes for one: dev_valid_name() in net/core/dev.c.
         if len(name.encode("utf-8", "surrogateescape")) > 15 or name in (".", "..") or re.search(r"[\s/:]", name):
             what = 'the name of an interface, 1 to 15 octets without blank, "/" and ":"'
-            raise Bad(token.where, f'expected {what}, found "{printable(name)}"')
+            raise Bad(token.where, f'expected {what}, found "{printable(name[:60])}"')
         return token
 
     def number(self, low: int, high: int, *, otherwise: str = "") -> int:

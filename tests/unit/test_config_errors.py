@@ -242,6 +242,16 @@ def test_address_of_an_interface(conf: ConfigFile, address: str) -> None:
          "address 10.0.0.1 secret x\n}\n}\n", ['2:23: the "{" is not closed before "accounting-server" in line 4']),
         ("authentication R type radius {\nauthentication-server {\naddress 10.0.0.1 secret x\n}\nset max-session 1\n",
          ['1:30: the "{" is not closed before "set" in line 5']),
+        # A "{" that is missing, and a "}" too many.
+        ("ipcp P\npool-address 10.0.0.0/24\ndns-servers 9.9.9.9\n}\ninterface tun0 address 10.0.0.1 ipcp P\n",
+         ['1:7: expected "{", found the end of the line']),
+        ("authentication P\nusers-file x\n}\n", ['1:17: expected "type", found the end of the line']),
+        ("tunnel A protocol l2tp\nmru 1400\nlcp-timeout 3\n}\n",
+         ['2:1: expected a statement, found "mru", which belongs in a tunnel']),
+        ("tunnel A protocol l2tp {\nmru 1400\n}\nlcp-timeout 3\nmppe no\n}\n",
+         ['4:1: expected a statement, found "lcp-timeout", which belongs in a tunnel']),
+        ("pool-address 10.0.0.0/24\n}\ninterface tun0 address 10.0.0.1 ipcp P\n",
+         ['1:1: expected a statement, found "pool-address", which belongs in an ipcp block']),
         # A misplaced statement may look like it; the brace that follows is then not one too many.
         ("tunnel A protocol l2tp {\nset max-session 5\n}\n", ['1:24: the "{" is not closed before "set" in line 2']),
     ],

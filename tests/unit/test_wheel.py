@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
+
+import pytest
 
 from npppy.wheel import TICK, Timed, Wheel
 
@@ -64,6 +67,21 @@ def test_one_that_expires_may_disarm_or_move_its_neighbour() -> None:
     wheel.disarm(killer)
     wheel.advance(20)
     assert [alarm for alarm, _ in log] == [mover]
+
+
+def test_one_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Timed):
+        def expire(self, now: float) -> None:
+            raise ZeroDivisionError
+
+    log: list[tuple[Alarm, float]] = []
+    wheel, alarm = Wheel(0.0), Alarm(log)
+    logging.getLogger("npppy").propagate = True
+    for timed in (Broken(), alarm, Broken()):
+        wheel.arm(timed, 1)
+    wheel.advance(2)
+    assert len(log) == 1
+    assert "timer of Broken failed" in caplog.text
 
 
 def test_against_a_naive_model() -> None:
