@@ -39,6 +39,9 @@ ORPHAN_RATE = 100
 _KIND = model.Protocol.PPPOE
 _SESSION_START = b"\x88\x64\x11\x00"
 _LCP = b"\xc0\x21"
+_PAP = b"\xc0\x23"
+#: What a dump shows of a frame of PAP: all but names and passwords.
+_PAP_SHOWN = 26
 _NO_MAC = bytes(6)
 
 
@@ -415,5 +418,6 @@ class AccessPort:
         self.transmit(frame)
 
     def dump(self, what: str, frame: bytes) -> None:
-        """``pktdump``: the whole frame in hexadecimal."""
-        log.debug("pppoe port=%s %s len=%d\n%s", self.port, what, len(frame), frame.hex(" "))
+        """``pktdump``: the whole frame in hexadecimal, but for passwords."""
+        shown = frame[:_PAP_SHOWN] if frame[12:14] == b"\x88\x64" and frame[20:22] == _PAP else frame
+        log.debug("pppoe port=%s %s len=%d\n%s", self.port, what, len(frame), shown.hex(" "))

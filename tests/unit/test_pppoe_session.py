@@ -328,3 +328,13 @@ def test_no_dump_unless_asked_for(bench: Bench, caplog: pytest.LogCaptureFixture
         bench.padi()
         bench.dial()
     assert not dumped(caplog)
+
+
+def test_a_dump_of_pap_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(tunnel(session_in_pktdump=True))
+    with caplog.at_level(logging.DEBUG, "npppy.pppoe"):
+        sid, _ = bench.dial()
+        bench.talk(sid, b"\xc0\x23\x01\x01\x00\x14\x05alice\x09wonderful")
+    assert dumped(caplog) == ["RecvSession"]
+    assert b"wonderful".hex(" ") not in caplog.text
+    assert b"alice".hex(" ") not in caplog.text
