@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
 
 import uvloop
@@ -34,7 +34,7 @@ from .ppp.cause import Cause
 from .ppp.engine import DNS, NBNS, Engine, Site, name_server_options
 from .pppoe.server import PppoeServer, end_orphans
 from .tun.device import TunError, TunInterface
-from .tun.netlink import LinkMonitor, LinkState, purge_routes
+from .tun.netlink import LinkMonitor, LinkState
 from .wheel import TICK, Wheel
 
 log = logging.getLogger("npppy.daemon")
@@ -83,6 +83,8 @@ class Daemon:
         self.backend = UserBackend()
         self.tuns: dict[str, TunInterface] = {}
         self.sites: dict[str, Site] = {}
+        #: The routes of the pools, and the interface of each.
+        self.routed: dict[IPv4Network, str] = {}
         self.subject = EngineSubject(self.engine, self.clock)
         self.control = ControlServer(self.subject, control, group=group)
         self.control.register("daemon", self._state)
@@ -117,7 +119,6 @@ class Daemon:
         stack.callback(self.journal.close)
         # Design, rule 7: what an earlier run has left is ended before anything is given to anyone else.
         end_orphans(self.journal)
-        purge_routes()
         self.realms.configure(self.config)
         stack.callback(self._close_tuns)
         for interface in self.config.interfaces:
@@ -154,6 +155,8 @@ class Daemon:
     def _close_tun(self, name: str) -> None:
         self.backend.detach(name)
         self.tuns.pop(name).close()
+        # Its routes have gone with it.
+        self.routed = {network: owner for network, owner in self.routed.items() if owner != name}
 
     def _close_tuns(self) -> None:
         for name in list(self.tuns):
@@ -161,13 +164,13 @@ class Daemon:
 
     def _make_sites(self, config: Config) -> None:
         """Pools of a configuration, and their routes; those of the one before go."""
-        old = self.sites
+        old, self.sites = self.sites, {}
         own = [interface.address for interface in config.interfaces]
-        self.sites = {}
+        routed: dict[IPv4Network, str] = {}
         for interface in config.interfaces:
             ipcp = interface.ipcp
             servers, blocked = _name_servers(ipcp)
-            site = Site(
+            site = self.sites[interface.name] = Site(
                 conf=interface,
                 pool=Pool(ipcp, self.space, own),
                 backend=self.backend,
@@ -175,15 +178,17 @@ class Daemon:
                 servers=servers,
                 blocked=blocked,
             )
-            self.sites[interface.name] = site
-            before = set(old[interface.name].pool.aggregates()) if interface.name in old else set()
-            after = set(site.pool.aggregates())
-            for network in before - after:
-                site.routes.remove_route(network)
-            for network in after - before:
-                site.routes.add_route(network)
+            for network in site.pool.aggregates():
+                # Two interfaces may share a pool.  One of them has its route; the data path knows the sessions of both.
+                routed.setdefault(network, interface.name)
         for site in old.values():
             site.pool.close()
+        for network, name in self.routed.items() - routed.items():
+            if name in self.tuns:
+                self.tuns[name].remove_route(network)
+        for network, name in routed.items() - self.routed.items():
+            self.tuns[name].add_route(network)
+        self.routed = routed
 
     # What happens.
 

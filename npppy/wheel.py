@@ -7,12 +7,15 @@ a monotonic clock in seconds, handed in, so that tests run an hour of timers in 
 from __future__ import annotations
 
 import logging
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 log = logging.getLogger("npppy.wheel")
 
 #: Seconds a tick: the precision of every timer.  A power of two, so that ticks convert to seconds and back exactly.
 TICK = 0.125
+
+# Of the buckets that there are before one looks for empty ones: more than five minutes of them.
+_SWEEP = 4096
 
 
 class Timed:
@@ -34,7 +37,7 @@ class Timed:
 class Wheel:
     """Deadlines in buckets of one tick.  Arming, disarming and expiring are O(1), but for the first of a tick."""
 
-    __slots__ = ("_buckets", "_ticks", "tick")
+    __slots__ = ("_buckets", "_room", "_ticks", "tick")
 
     def __init__(self, now: float) -> None:
         #: The last tick that was served.
@@ -42,6 +45,8 @@ class Wheel:
         # An insertion-ordered dict stands in for a set, so that what was armed first expires first.
         self._buckets: dict[int, dict[Timed, None]] = {}
         self._ticks: list[int] = []
+        # So many buckets there may be before the empty ones are swept out.
+        self._room = _SWEEP
 
     def arm(self, timed: Timed, when: float) -> None:
         """Set the deadline of *timed* to the time *when*, in place of the one it had."""
@@ -51,6 +56,8 @@ class Wheel:
         timed.due = due
         bucket = self._buckets.get(due)
         if bucket is None:
+            if len(self._buckets) >= self._room:
+                self._sweep()
             self._buckets[due] = {timed: None}
             heappush(self._ticks, due)
         else:
@@ -87,6 +94,13 @@ class Wheel:
         while ticks and not self._buckets[ticks[0]]:
             del self._buckets[heappop(ticks)]
         return ticks[0] * TICK if ticks else None
+
+    def _sweep(self) -> None:
+        """Drop the buckets that disarming has emptied: deadlines far away may come and go for days."""
+        self._buckets = {due: bucket for due, bucket in self._buckets.items() if bucket}
+        self._ticks[:] = self._buckets
+        heapify(self._ticks)
+        self._room = max(_SWEEP, 2 * len(self._buckets))
 
     def __len__(self) -> int:
         """How many deadlines are set."""

@@ -36,8 +36,9 @@ class LocalUsers:
 
     def __init__(self, users: UsersFile | None, random: Callable[[int], bytes]) -> None:
         self.users = users
-        # Stands in for a user that is not there, so that it takes the same time and fails the same way.
-        self._nobody = random(16)
+        # Stands in for a user that is not there, so that it takes the same time and fails the same way: as text, as
+        # most passwords are, which MS-CHAPv2 treats otherwise than octets.
+        self._nobody = random(16).hex().encode()
 
     def check(self, request: Request) -> Answer:
         user = self.users.get(request.account) if self.users is not None else None

@@ -7,7 +7,6 @@ what it grants, and hears of This-Layer-Up, -Down and -Finished.
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
@@ -91,6 +90,9 @@ class Host(Protocol):
     def log(self, level: int, text: str) -> None:
         """A log line of the session; *text* begins with the layer."""
 
+    def remark(self, text: str, now: float) -> None:
+        """The same, for what the peer can bring about at will: it is not written more often than is useful."""
+
 
 class Fsm(Timed):
     """One control protocol of one session, while it is negotiated."""
@@ -99,6 +101,7 @@ class Fsm(Timed):
         "_awaiting",
         "_passive",
         "_reject",
+        "_rejects",
         "_reply",
         "host",
         "identifier",
@@ -131,6 +134,8 @@ class Fsm(Timed):
         #: The answer to the packet that is being handled: code, identifier, data.
         self._reply = (0, 0, b"")
         self._reject = b""
+        #: The identifier of the last Code-Reject: it must not be that of the request that is out.
+        self._rejects = 0
 
     @property
     def name(self) -> str:
@@ -193,6 +198,11 @@ class Fsm(Timed):
 
     def down(self, now: float) -> None:
         self.event("Down", now)
+
+    def stop(self) -> None:
+        """The session has no more use for the automaton: whatever still happens to it means nothing."""
+        self.host.wheel.disarm(self)
+        self.state = State.INITIAL
 
     def protocol_rejected(self, now: float) -> None:
         """The peer does not speak this protocol: RXJ-, section 4.3."""
@@ -257,6 +267,7 @@ class Fsm(Timed):
     def _configure_answer(self, code: int, identifier: int, data: bytes, now: float) -> None:
         if identifier != self.identifier or not self._awaiting:
             return
+        self._reply = (proto.TERMINATE_ACK, identifier, b"")
         if code == proto.CONFIGURE_ACK:
             if data != self.request:
                 raise Malformed(f"{self.name}-ack")
@@ -275,7 +286,7 @@ class Fsm(Timed):
 
     def _code_reject(self, data: bytes, now: float) -> None:
         code = data[0] if data else 0
-        self.host.log(logging.INFO, f"layer={self.name} logtype=CodeReject code={code}")
+        self.host.remark(f"layer={self.name} logtype=CodeReject code={code}", now)
         # Section 4.3: RXJ- where the code is one that the protocol cannot do without.
         self.event("RXJ-" if proto.CONFIGURE_REQUEST <= code <= proto.CODE_REJECT else "RXJ+", now)
 
@@ -289,7 +300,7 @@ class Fsm(Timed):
         actions, state = cell
         # The state changes first, so that an action which comes back in here finds things as they are.
         self.state = state
-        if state not in TIMED and self.due:
+        if state not in TIMED and self.due and not (self._passive and state is State.STOPPED):
             self.host.wheel.disarm(self)
             self._passive = False
         for action in actions:
@@ -322,9 +333,9 @@ class Fsm(Timed):
         self.packet(*self._reply)
 
     def _scj(self, now: float) -> None:
-        self.identifier = (self.identifier + 1) & 0xFF
+        self._rejects = (self._rejects + 1) & 0xFF
         # Cut to what the peer takes (section 5.6).
-        self.packet(proto.CODE_REJECT, self.identifier, self._reject[: self.host.peer_mru - 4])
+        self.packet(proto.CODE_REJECT, self._rejects, self._reject[: self.host.peer_mru - 4])
 
     def _tlu(self, now: float) -> None:
         self.layer_up(now)

@@ -164,7 +164,7 @@ class Lcp(Fsm):
         policy = self.policy
         nak: list[Option] = []
         reject: list[Option] = []
-        mru, magic, auth = proto.DEFAULT_MRU, 0, None
+        mru, magic, auth, accm = proto.DEFAULT_MRU, 0, None, 0xFFFFFFFF
         for kind, value in wishes:
             if kind in policy.unwanted:
                 reject.append((kind, value))
@@ -188,10 +188,11 @@ class Lcp(Fsm):
                 if value:
                     nak.append((kind, b""))
             elif kind == proto.OPT_ACCM and len(value) == 4:
-                self.accm = int.from_bytes(value, "big")
+                accm = int.from_bytes(value, "big")
             else:
                 reject.append((kind, value))
-        self._peer = (mru, magic, auth)
+        # Of no effect unless this request is granted: nothing opens the layer before the next one is judged.
+        self._peer, self.accm = (mru, magic, auth), accm
         return nak, reject
 
     def _looped(self, magic: int, now: float) -> bool:
@@ -233,7 +234,7 @@ class Lcp(Fsm):
             return True
         if code == proto.IDENTIFICATION:
             # Magic number, then the peer's words (RFC 1570 section 1.1).
-            self.host.log(logging.INFO, f'layer=lcp logtype=Identification "{printable(data[4:])}"')
+            self.host.remark(f'layer=lcp logtype=Identification "{printable(data[4:])}"', now)
         # Discard-Request is for no one; Time-Remaining is the peer's own affair (RFC 1570 section 1.2).
         return code in (
             proto.ECHO_REQUEST,

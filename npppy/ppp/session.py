@@ -26,11 +26,17 @@ if TYPE_CHECKING:
     from .engine import Engine, Login, Site
 
 
+#: Lines that a peer can make us log at once, and the seconds to the next one after those.
+REMARK_BURST = 20
+REMARK_INTERVAL = 3
+
+
 class Session(Station):
     """One per call.  At rest it is this record and its entry in the data path (design, rule 4)."""
 
     __slots__ = (
         "_asked",
+        "_chatter",
         "_counters",
         "_deadline",
         "_echo_at",
@@ -41,6 +47,7 @@ class Session(Station):
         "engine",
         "id",
         "login_of",
+        "prefixlen",
         "reason",
         "route",
         "servers",
@@ -65,6 +72,8 @@ class Session(Station):
         self.servers: Mapping[int, int] = {}
         #: The peer's IPv4 address; 0: none yet.
         self.address = 0
+        #: Of the network behind the peer; 32: the peer alone.
+        self.prefixlen = 32
         #: The route of its own, for what no pool's route covers.
         self.route: IPv4Network | None = None
         #: On the monotonic clock.
@@ -78,6 +87,8 @@ class Session(Station):
         self._asked = now
         # Of the flows that are closed already.
         self._counters = Counters()
+        # When all that the peer has made us log is paid off.
+        self._chatter = now
         self._echo_at = 0.0
         self._echoes = 0
         self._deadline = now + self.tunnel.negotiation_timeout
@@ -99,6 +110,12 @@ class Session(Station):
 
     def log(self, level: int, text: str) -> None:
         self.logger.log(level, "ppp id=%d %s", self.id, text)
+
+    def remark(self, text: str, now: float) -> None:
+        paid = max(self._chatter, now)
+        if paid < now + REMARK_BURST * REMARK_INTERVAL:
+            self._chatter = paid + REMARK_INTERVAL
+            self.log(logging.INFO, text)
 
     def malformed(self, reason: str) -> None:
         self.engine.malformed[reason] += 1
@@ -147,10 +164,10 @@ class Session(Station):
         assert self.auth is not None
         # What the tunnel allows is the ceiling of what we send, whatever the peer would take.
         self.peer_mru = min(self.peer_mru, max(self.tunnel.mru, proto.MIN_MRU))
-        self.log(
-            logging.INFO,
+        self.remark(
             f"layer=lcp logtype=Opened mru={self.mru}/{self.peer_mru} auth={self.auth.value} "
             f"magic={self.magic:08x}/{self.peer_magic:08x}",
+            now,
         )
         self.call.lcp_opened(accm=lcp.accm, pfc=lcp.pfc, acfc=lcp.acfc)
         self.phase = Phase.AUTHENTICATE
@@ -181,17 +198,14 @@ class Session(Station):
         self.end(Cause.PORT_ERROR if reason == "looped back" else Cause.USER_ERROR, reason, now)
 
     def lcp_finished(self, now: float) -> None:
-        if self.phase is not Phase.TERMINATE:
-            self._ending(Cause.LOST_CARRIER, "the peer does not answer LCP", now)
-        self._forget()
-        self.call.close(self.cause)
+        self.abandon(Cause.LOST_CARRIER, "the peer does not answer LCP", now)
 
     def looped_back(self, now: float) -> None:
         self.end(Cause.PORT_ERROR, "looped back", now)
 
     def protocol_rejected(self, protocol: int, now: float) -> None:
         name = proto.NAMES.get(protocol, "unknown")
-        self.log(logging.INFO, f"layer=lcp logtype=ProtocolReject proto={name}(0x{protocol:04x})")
+        self.remark(f"layer=lcp logtype=ProtocolReject proto={name}(0x{protocol:04x})", now)
         if protocol == proto.IPCP:
             ipcp = self.ipcp or (self.resume_ipcp() if self.phase is Phase.UP else None)
             if ipcp is not None:
@@ -259,7 +273,7 @@ class Session(Station):
             self.end(cause, refusal, now)
             return
         server.answer(answer, now)
-        self.log(logging.INFO, f'layer={self._layer} logtype=Success username="{printable(self.username)}"')
+        self.remark(f'layer={self._layer} logtype=Success username="{printable(self.username)}"', now)
         self.phase = Phase.NETWORK
         ipcp = self.ipcp = self._make_ipcp(State.INITIAL)
         ipcp.open(now)
@@ -296,7 +310,7 @@ class Session(Station):
             domain=site.domain,
             interface=site.conf.name,
             address=self.address,
-            prefixlen=self.route.prefixlen if self.route else 32,
+            prefixlen=self.prefixlen,
             mtu=self.peer_mru,
             mru=self.mru,
             ingress_filter=tunnel.ingress_filter,
@@ -312,7 +326,7 @@ class Session(Station):
         self.phase = Phase.UP
         self._echoes = 0
         self._echo_at = now + tunnel.lcp_keepalive_interval
-        self.log(logging.INFO, f"layer=ipcp logtype=Opened ip={self.ip}")
+        self.remark(f"layer=ipcp logtype=Opened ip={self.ip}", now)
         if self.up_since is None:
             self.up_since = now
             self.log(
@@ -406,9 +420,16 @@ class Session(Station):
             lcp = self.lcp = self.resume_lcp()
         self._ending(cause, reason, now)
         lcp.close(now)
-        if lcp.state < State.CLOSING:
+        if self.phase is Phase.TERMINATE and lcp.state < State.CLOSING:
             # Nothing was open: there is nobody to wait for.
             self.lcp_finished(now)
+
+    def abandon(self, cause: Cause, reason: str, now: float) -> None:
+        """End the session by ending the call, without a word of LCP; one that is ending keeps its cause."""
+        if self.phase < Phase.TERMINATE:
+            self._ending(cause, reason, now)
+        self._forget()
+        self.call.close(self.cause)
 
     def gone(self, cause: Cause, reason: str, now: float) -> None:
         """The call has gone from under us."""
@@ -419,9 +440,14 @@ class Session(Station):
 
     def changed(self, link: Link, now: float) -> None:
         """The path has changed: what no longer fits is negotiated anew."""
-        if self.phase is Phase.UP and link.max_mru < max(self.mru, self.peer_mru):
-            lcp = self.lcp = self.resume_lcp()
+        if self.phase < Phase.TERMINATE and link.max_mru < max(self.mru, self.peer_mru):
+            lcp = self.lcp
+            if lcp is None:
+                lcp = self.lcp = self.resume_lcp()
             lcp.down(now)
+            # The old one would go on with the old limits.
+            lcp = self.lcp = self._make_lcp(State.INITIAL)
+            lcp.open(now)
             lcp.up(now)
 
     def _ending(self, cause: Cause, reason: str, now: float) -> None:
@@ -455,7 +481,7 @@ class Session(Station):
             self.auth_server.stop()
             self.auth_server = None
         if self.ipcp is not None:
-            self.wheel.disarm(self.ipcp)
+            self.ipcp.stop()
             self.ipcp = None
         self._close_flow()
 
@@ -468,7 +494,7 @@ class Session(Station):
         self.phase = Phase.DEAD
         self.wheel.disarm(self)
         if self.lcp is not None:
-            self.wheel.disarm(self.lcp)
+            self.lcp.stop()
             self.lcp = None
         self.engine.forget(self)
 

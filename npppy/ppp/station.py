@@ -86,6 +86,10 @@ class Station(Timed):
     def log(self, level: int, text: str) -> None:
         raise NotImplementedError
 
+    def remark(self, text: str, now: float) -> None:
+        """A log line that the peer can bring about at will."""
+        self.log(logging.INFO, text)
+
     def malformed(self, reason: str) -> None:
         """A frame was dropped because it breaks its format."""
         raise NotImplementedError
@@ -182,7 +186,7 @@ class Station(Timed):
 
     @staticmethod
     def _speaks(method: AuthMethod | None, protocol: int) -> bool:
-        return method is not None and (method is AuthMethod.PAP) == (protocol == proto.PAP)
+        return method is not None and protocol == (proto.PAP if method is AuthMethod.PAP else proto.CHAP)
 
     def _echo(self, packet: bytes, now: float) -> None:
         """Echo-Request and Echo-Reply (RFC 1661 section 5.8)."""

@@ -65,7 +65,7 @@ class TunInterface:
         """
         name = interface.name
         with contextlib.ExitStack() as undo:
-            fd = _open_device(name)
+            fd = open_device(name)
             undo.callback(os.close, fd)
             try:
                 # Our own packets go out like any other of this host: as if from a peer, the kernel would take their
@@ -151,7 +151,7 @@ class TunInterface:
             self._deliver(packet, now)
 
 
-def _open_device(name: str) -> int:
+def open_device(name: str) -> int:
     """A descriptor of a new tun device."""
     try:
         fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -29,15 +29,12 @@ BATCH: Final = 64
 # linux/netlink.h
 _REQUEST: Final = 0x1
 _ACK: Final = 0x4
-_DUMP: Final = 0x300
 _NEW: Final = 0x600  # create, and fail if it is there
 _CAPPED_WITH_TLVS: Final = 0x300
 _ERROR: Final = 2
-_DONE: Final = 3
 _SOL_NETLINK: Final = 270
 _CAP_ACK: Final = 10
 _EXT_ACK: Final = 11
-_STRICT_CHECK: Final = 12
 _ERROR_TEXT: Final = 1
 
 # linux/rtnetlink.h
@@ -47,7 +44,6 @@ _GETLINK: Final = 18
 _NEWADDR: Final = 20
 _NEWROUTE: Final = 24
 _DELROUTE: Final = 25
-_GETROUTE: Final = 26
 _GROUP_LINK: Final = 1
 _TABLE_MAIN: Final = 254
 _SCOPE_LINK: Final = 253
@@ -112,7 +108,7 @@ class Netlink:
 
     def __init__(self) -> None:
         self._socket = _open()
-        for option in (_CAP_ACK, _EXT_ACK, _STRICT_CHECK):
+        for option in (_CAP_ACK, _EXT_ACK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         # The answer is there when send() returns: this only keeps a broken kernel from hanging the daemon.
         self._socket.settimeout(10)
@@ -155,21 +151,6 @@ class Netlink:
         """Make changes (:class:`RouteQueue` has them) in one go; what fails does not stop the rest."""
         return self._transact(list(changes))[1]
 
-    def our_routes(self) -> list[_Request]:
-        """What removes each of the routes with our protocol number, for :meth:`change_routes`."""
-        # Of all tables: the main one is an error where it has no route yet.
-        body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, RTPROT_NPPPY, 0, 0, 0)
-        removals = []
-        for found in self._call(_Request("list our routes", _GETROUTE, _DUMP, body)):
-            family, length, _, _, table, protocol, scope, kind, _ = _ROUTE.unpack_from(found)
-            if table == _TABLE_MAIN:
-                destination = dict(_attributes(found, _ROUTE.size)).get(_RTA_DST, bytes(4))
-                body = _ROUTE.pack(family, length, 0, 0, table, protocol, scope, kind, 0)
-                body += _attribute(_RTA_DST, destination)
-                what = f"remove the stale route {IPv4Network((destination, length))}"
-                removals.append(_Request(what, _DELROUTE, 0, body))
-        return removals
-
     def _call(self, request: _Request) -> list[bytes]:
         replies, errors = self._transact([request])
         for error in errors:
@@ -183,7 +164,7 @@ class Netlink:
         messages = []
         for sequence, (_, kind, flags, body) in enumerate(requests, first):
             # Errors are answered always; success need be told of the last one only, which is served last.
-            flags |= _REQUEST | (_ACK if sequence == self._sequence and flags & _DUMP != _DUMP else 0)
+            flags |= _REQUEST | (_ACK if sequence == self._sequence else 0)
             messages.append(_HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body)
         self._socket.send(b"".join(messages))
         replies: list[bytes] = []
@@ -192,7 +173,7 @@ class Netlink:
             for kind, flags, sequence, payload in _messages(self._socket.recv(1 << 16)):
                 if not first <= sequence <= self._sequence:
                     continue
-                if kind not in (_ERROR, _DONE):
+                if kind != _ERROR:
                     replies.append(payload)
                     continue
                 (code,) = struct.unpack_from("=i", payload)
@@ -225,11 +206,6 @@ class RouteQueue:
         )
         body += _route_attributes(self._ifindex, network)
         self._put(_Request(f"remove the route {network}", _DELROUTE, 0, body))
-
-    def flush(self) -> None:
-        """Make all that waits now."""
-        while self._waiting:
-            self._some()
 
     def close(self) -> None:
         """Forget what waits."""
@@ -289,6 +265,7 @@ class LinkMonitor:
         self._forget_index(self._states.pop(name))
 
     def close(self) -> None:
+        self._states.clear()
         self._loop.remove_reader(self._news.fileno())
         self._news.close()
         self._netlink.close()
@@ -345,23 +322,6 @@ class LinkMonitor:
         # Where two have changed names, it is the other's already.
         if self._names.get(state.ifindex) == state.name:
             del self._names[state.ifindex]
-
-
-def purge_routes() -> int:
-    """Remove all routes with our protocol number that an earlier run has left; returns how many there were.
-
-    At start only, and before any route is added: another npppyd in this network namespace would lose its own.  Raises
-    :class:`NetlinkError`.
-    """
-    netlink = Netlink()
-    try:
-        stale = netlink.our_routes()
-        for start in range(0, len(stale), BATCH):
-            for error in netlink.change_routes(stale[start : start + BATCH]):
-                raise error
-    finally:
-        netlink.close()
-    return len(stale)
 
 
 def forwarding(name: str) -> bool:

@@ -24,7 +24,7 @@ from npppy.pipex.base import FlowSpec
 from npppy.pipex.user import UserBackend, UserFlow
 from npppy.tun import device
 from npppy.tun.device import TunError, TunInterface
-from npppy.tun.netlink import BATCH, RTPROT_NPPPY, LinkMonitor, LinkState, Netlink, NetlinkError, purge_routes
+from npppy.tun.netlink import BATCH, RTPROT_NPPPY, LinkMonitor, LinkState, Netlink, NetlinkError
 
 pytestmark = pytest.mark.root
 
@@ -424,20 +424,6 @@ class TestRoutes:
             tun.close()
 
         run(main())
-
-    def test_purge(self) -> None:
-        sh("ip link add veth0 type veth peer name veth1")
-        sh("ip link set veth0 up")
-        assert purge_routes() == 0
-        for n in range(BATCH + 5):
-            sh(f"ip route add 10.9.{n}.0/24 dev veth0 proto {RTPROT_NPPPY}")
-        sh(f"ip route add 10.9.1.0/24 dev veth0 proto {RTPROT_NPPPY} metric 7")
-        sh(f"ip route add blackhole 10.10.0.0/16 proto {RTPROT_NPPPY}")
-        sh(f"ip route add default dev veth0 proto {RTPROT_NPPPY}")
-        sh("ip route add 192.0.2.0/24 dev veth0 proto static")
-        assert purge_routes() == BATCH + 8
-        assert routes() == set()
-        assert "192.0.2.0/24" in sh("ip route show")
 
     def test_the_kernels_own_words(self) -> None:
         netlink = Netlink()

@@ -65,10 +65,11 @@ def tcp(
     ports: tuple[int, int] = (40000, 40001),
     ip_options: bytes = b"",
     flags: int = 0,
+    window: int = 65535,
 ) -> bytes:
     """With a right checksum; *offset* is the Data Offset in words, where it is to be wrong."""
     words_of_header = 5 + len(options) // 4 if offset is None else offset
-    head = struct.pack(">HHIIBBHHH", *ports, 7, 0, words_of_header << 4, tcp_flags, 65535, 0, 0)
+    head = struct.pack(">HHIIBBHHH", *ports, 7, 0, words_of_header << 4, tcp_flags, window, 0, 0)
     segment = head + options + data
     check = 0xFFFF ^ words(pseudo(source, destination, len(segment)) + segment)
     segment = segment[:16] + check.to_bytes(2, "big") + segment[18:]

@@ -37,6 +37,58 @@ class Quality:
     slowest: float = 0.001
 
 
+class Channel:
+    """Carries frames, as well as its quality lets it, and keeps the time of a rig.
+
+    *after* is called behind everything that has happened; it may name a time at which it is to be called again.
+    """
+
+    def __init__(self, rig: Rig, seed: int, quality: Quality, after: Callable[[], float | None]) -> None:
+        self.rig = rig
+        self.quality = quality
+        #: How many frames were given to it, and which one of them, from 1, it loses whatever its quality.
+        self.carried = 0
+        self.lose = 0
+        self._after = after
+        self._random = random.Random(seed)
+        self._flying: list[tuple[float, int, Callable[[], None]]] = []
+        self._copies = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way."""
+        return not self._flying
+
+    def carry(self, deliver: Callable[[], None]) -> None:
+        quality = self.quality
+        self.carried += 1
+        if self.carried == self.lose or self._random.random() < quality.loss:
+            return
+        for _ in range(2 if self._random.random() < quality.double else 1):
+            self._copies += 1
+            delay = self._random.uniform(quality.fastest, quality.slowest)
+            heapq.heappush(self._flying, (self.rig.now + delay, self._copies, deliver))
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Let time pass until *until* holds; False if it has not come to that."""
+        rig = self.rig
+        end = rig.now + seconds
+        wanted = self._after()
+        while not until():
+            times = [when for when in (rig.wheel.next(), wanted) if when is not None]
+            if self._flying:
+                times.append(self._flying[0][0])
+            if not times or min(times) > end:
+                rig.now = end
+                return until()
+            rig.now = max(rig.now, min(times))
+            while self._flying and self._flying[0][0] <= rig.now:
+                heapq.heappop(self._flying)[2]()
+            rig.wheel.advance(rig.now)
+            wanted = self._after()
+        return True
+
+
 class End:
     """One end of the link: a call that carries frames, and its own end, to the other side.
 
@@ -55,12 +107,12 @@ class End:
     def send(self, frame: bytes) -> None:
         assert self.open, "sent on a call that is closed"
         self.sent.append(frame)
-        self.pair.carry(lambda: self.other.receive(frame))
+        self.pair.channel.carry(lambda: self.other.receive(frame))
 
     def close(self, cause: Cause) -> None:
         assert self.open, "closed twice"
         self.open = False
-        self.pair.carry(self.other.told)
+        self.pair.channel.carry(self.other.told)
 
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         """Of no interest to PPPoE."""
@@ -70,7 +122,7 @@ class End:
             assert self.upper is not None
             self.upper.receive(frame, self.pair.rig.now)
         else:
-            self.pair.carry(self.other.told)
+            self.pair.channel.carry(self.other.told)
 
     def told(self) -> None:
         """The other end is closed."""
@@ -102,7 +154,11 @@ class Sink:
 
 
 class Pair:
-    """A session and its subscriber.  *user* and *password* are what the subscriber says."""
+    """A session and its subscriber.
+
+    *user* and *password* are what the subscriber says; *rig* goes to the concentrator's side, *theirs* to the
+    subscriber's tunnel options.
+    """
 
     def __init__(
         self,
@@ -116,24 +172,23 @@ class Pair:
         max_mru: int = 1492,
         lose: int = 0,
         rig: dict[str, Any] | None = None,
+        theirs: dict[str, Any] | None = None,
     ) -> None:
         self.rig = Rig(authentication_methods=demand, **(KEEPALIVE | (rig or {})))
         self.rig.engine.random = random.Random(f"concentrator {seed}").randbytes
-        self.quality = quality or Quality()
-        self._random = random.Random(seed)
-        self._wire: list[tuple[float, int, Callable[[], None]]] = []
-        self._frames = 0
+        self.channel = Channel(self.rig, seed, quality or Quality(), self._look)
+        self.channel.lose = lose
+        self.run = self.channel.run
         #: Why the subscriber ended; one reason at the end.
         self.reasons: list[str] = []
         self.ups = 0
-        #: How many frames were given to the link, and which one of them, from 1, it loses whatever its quality.
-        self.carried = 0
-        self.lose = lose
         # When an end was last up, or began.
         self._fine: dict[Station, float] = {}
         caller = Caller(text="02:00:00:00:00:01", mac=b"\x02\0\0\0\0\x01")
         link = Link(tunnel=self.rig.tunnel, caller=caller, max_mru=max_mru, unwanted=UNWANTED)
-        dialler = replace(self.rig.tunnel, authentication_methods=demand if offer is None else offer)
+        dialler = replace(
+            self.rig.tunnel, **({"authentication_methods": demand if offer is None else offer} | (theirs or {}))
+        )
         self.near = End(self, link)
         self.far = End(self, replace(link, tunnel=dialler))
         self.near.other, self.far.other = self.far, self.near
@@ -147,7 +202,6 @@ class Pair:
             0, self.far, Credentials(user.encode(), secret), self, self.rig.wheel, rng, self.rig.now
         )
         self.far.upper = self.subscriber
-        self._look()
 
     # Watch
 
@@ -160,37 +214,6 @@ class Pair:
 
     def malformed(self, reason: str) -> None:
         raise AssertionError(f"the concentrator sent a malformed frame: {reason}")
-
-    # The link and the clock
-
-    def carry(self, deliver: Callable[[], None]) -> None:
-        quality = self.quality
-        self.carried += 1
-        if self.carried == self.lose or self._random.random() < quality.loss:
-            return
-        for _ in range(2 if self._random.random() < quality.double else 1):
-            self._frames += 1
-            delay = self._random.uniform(quality.fastest, quality.slowest)
-            heapq.heappush(self._wire, (self.rig.now + delay, self._frames, deliver))
-
-    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Let time pass until *until* holds; False if it has not come to that."""
-        rig = self.rig
-        end = rig.now + seconds
-        while not until():
-            times = [self._wire[0][0]] if self._wire else []
-            due = rig.wheel.next()
-            if due is not None:
-                times.append(due)
-            if not times or min(times) > end:
-                rig.now = end
-                return until()
-            rig.now = max(rig.now, min(times))
-            while self._wire and self._wire[0][0] <= rig.now:
-                heapq.heappop(self._wire)[2]()
-            rig.wheel.advance(rig.now)
-            self._look()
-        return True
 
     def _look(self) -> None:
         """Neither end may be anything but up for longer than negotiation and termination may take."""
@@ -210,7 +233,7 @@ class Pair:
             self.session.phase is Phase.UP
             and self.subscriber.phase is Phase.UP
             and self.session.lcp is self.session.ipcp is self.subscriber.lcp is self.subscriber.ipcp is None
-            and not self._wire
+            and self.channel.idle
         )
 
     @property
@@ -239,7 +262,7 @@ class Pair:
         packets = session.counters().in_packets
         subscriber.send_ip(b"\x45up")
         self.near.send(b"\x00\x21\x45down")
-        assert self.run(5, until=lambda: not self._wire)
+        assert self.run(5, until=lambda: self.channel.idle)
         assert flow.packets[-1:] == [b"\x45down"]
         assert session.counters().in_packets == packets + 1
 

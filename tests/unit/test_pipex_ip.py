@@ -64,6 +64,9 @@ class TestIdle:
         assert idle(ip(A, B, struct.pack(">HH", 1, 2) + bytes(3)), 20)
         assert idle(ip(A, B), 20)
 
+    def test_just_long_enough(self):
+        assert not idle(udp(A, B), 20)
+
     def test_igmp(self):
         assert idle(ip(A, B, bytes(8), protocol=2), 20)
 
@@ -110,6 +113,17 @@ class TestClamp:
         packet = tcp(A, B, options=b"\x01" + MSS_1460 + bytes(3))
         clamped = clamp_mss(packet, 20, 536)
         assert mss_of(clamped, 43) == 536
+        assert tcp_sum(clamped) == 0xFFFF
+
+    def test_two_carries(self):
+        """A sum whose carry makes another carry; only an odd place has one."""
+        options = b"\x01\x02\x04\x02\x00" + bytes(3)
+        bare = tcp(A, B, options=options, window=0)
+        window = (words(bare[36:38]) + 0x102 - 0xFFFF) % 0xFFFF
+        packet = tcp(A, B, options=options, window=window)
+        assert packet[36:38] == b"\xfe\xfd"
+        clamped = clamp_mss(packet, 20, 0xFF)
+        assert mss_of(clamped, 43) == 0xFF
         assert tcp_sum(clamped) == 0xFFFF
 
     def test_behind_other_options(self):
@@ -214,6 +228,11 @@ class TestFragment:
         assert all(piece[0] == 0x45 for piece in fragments[1:])
         assert reassemble(fragments)[24:] == packet[24:]
 
+    def test_shortest_option(self):
+        later = fragment(ip(A, B, bytes(100), options=b"\x01\x99\x02\x00"), 68)[1]
+        assert later[:1] == b"\x46"
+        assert later[20:24] == b"\x99\x02\0\0"
+
     def test_largest_header(self):
         packet = ip(A, B, bytes(range(64)), options=(b"\x94\x04\0\0" * 10))
         fragments = fragment(packet, 68)
@@ -233,6 +252,8 @@ class TestFragment:
         assert fragment(ip(A, B, bytes(1400), flags=0x1FFF), 576) == []
         assert fragment(ip(A, B, bytes(1400), flags=(0x10000 - 1400) // 8), 576) == []
         assert fragment(ip(A, B, bytes(1400), flags=(0x10000 - 1408) // 8), 576)
+        assert fragment(ip(A, B, bytes(1535), flags=8000), 576)
+        assert fragment(ip(A, B, bytes(1536), flags=8000), 576) == []
 
     def test_other_flag_bits(self):
         pieces = fragment(ip(A, B, bytes(100), flags=0x8000), 68)

@@ -72,6 +72,22 @@ class TestUp:
         flow.input(packet, 2.0)
         assert rig.written == [packet]
 
+    @pytest.mark.parametrize("size", [0, 1, 235, 236, 1380, 9000, 65515])
+    def test_any_size(self, rig, size):
+        flow = rig.flow(mtu=65535)
+        up, down = ip(PEER, FAR, bytes(size)), ip(FAR, PEER, bytes(size))
+        flow.input(up, 2.0)
+        rig.down(down)
+        assert rig.written == [up]
+        assert rig.frames == [b"\x00\x21" + down]
+        assert flow.counters() == Counters(20 + size, 1, 0, 20 + size, 1, 0)
+
+    def test_nothing_but_a_header(self, rig):
+        flow = rig.flow()
+        flow.input(ip(PEER, FAR, options=bytes(40)), 2.0)
+        rig.down(ip(FAR, PEER, options=bytes(40)))
+        assert flow.counters() == Counters(60, 1, 0, 60, 1, 0)
+
     @pytest.mark.parametrize(
         "packet",
         [
@@ -197,7 +213,7 @@ class TestDown:
             udp(FAR, PEER) + b"\0",
             udp(FAR, PEER, b"x")[:-1],
             b"\x4f" + udp(FAR, PEER)[1:],
-            udp(FAR, "224.0.0.1"),
+            udp(FAR, "224.0.0.0"),
             udp(FAR, "239.1.2.3"),
             udp(FAR, "255.255.255.255"),
         ],

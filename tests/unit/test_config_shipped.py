@@ -1,0 +1,130 @@
+"""The files of conf/: the example loads, and the manual knows what the program does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from npppy.config.loader import load
+from npppy.config.model import FsmLimits, Ipcp, L2tpOptions, PppoeOptions, PptpOptions, RadiusServers, Realm, Tunnel
+from npppy.config.options import (
+    AUTHENTICATION,
+    IPCP,
+    RADIUS,
+    SERVERS,
+    SET,
+    TUNNEL,
+    TUNNEL_DEFAULTS,
+    UNBUILT,
+    Option,
+    server,
+)
+from npppy.config.reader import Number
+from npppy.config.users import UsersFile
+
+CONF = Path(__file__).parent.parent.parent / "conf"
+MANUAL = (CONF / "npppd.conf.5").read_text()
+
+OPTIONS = [
+    *{option.keyword: option for table in TUNNEL.values() for option in table.values()}.values(),
+    *IPCP.values(),
+    *AUTHENTICATION.values(),
+    *server(0).values(),
+]
+
+
+def test_the_example(tmp_path: Path) -> None:
+    config = tmp_path / "npppd.conf"
+    text = (CONF / "npppd.conf").read_text()
+    # The demo puts its own interface here.
+    assert len(re.findall(r"^\s+listen on interface eth1\s+# change$", text, re.MULTILINE)) == 1
+    config.write_text(text)
+    (tmp_path / "npppd-users").write_bytes((CONF / "npppd-users").read_bytes())
+    (tmp_path / "npppd-users").chmod(0o600)
+    loaded = load(config)
+    assert loaded.warnings == ()
+    (bind,) = loaded.binds
+    assert bind.tunnel.carrier == PppoeOptions(interfaces=("eth1",))
+    assert bind.interface.name == "tun0"
+    assert bind.interface.address == IPv4Address("10.64.0.1")
+    dynamic, static = bind.interface.ipcp.ranges
+    assert (str(dynamic.first), str(dynamic.last)) == ("10.64.0.2", "10.64.255.254")
+
+    assert bind.realm.users_file is not None
+    users = UsersFile(bind.realm.users_file)
+    assert users.refresh() == []
+    alice, bob, office = users.get("alice"), users.get("bob"), users.get("office")
+    assert alice is not None
+    assert bob is not None
+    assert office is not None
+    assert (alice.password, alice.address, alice.prefixlen) == (b"wonderland", None, 32)
+    assert (bob.password, bob.prefixlen, office.password, office.prefixlen) == (b"builder", 32, b"red:brick", 28)
+    for user in (bob, office):
+        assert user.address is not None
+        assert static.first <= IPv4Address(user.address) <= static.last
+
+
+def item(keyword: str) -> str:
+    """What the manual says of an option, on one line."""
+    items = re.split(r"^\.(?=It |Sh |Ss |El)", MANUAL, flags=re.MULTILINE)
+    for number, text in enumerate(items):
+        head, _, body = text.partition("\n")
+        if head.startswith("It") and keyword in re.split(r"[ ,]+", head):
+            # Items without a text share that of the next one.
+            while not body.strip():
+                number += 1
+                body = items[number].partition("\n")[2]
+            return body.replace("\n", " ")
+    raise AssertionError(f"the manual has no {keyword}")
+
+
+@pytest.mark.parametrize("keyword", sorted({option.keyword for option in OPTIONS} - {"pppoe-pado-delay"} | {*SERVERS}))
+def test_every_option_is_in_the_manual(keyword: str) -> None:
+    assert item(keyword)
+
+
+def test_the_other_keywords_are_in_the_manual() -> None:
+    for words in ("set " + word for word in SET):
+        assert f".It Ic {words} " in MANUAL
+    for words in ("radius " + word for word in RADIUS):
+        assert f".It Ic {words} " in MANUAL
+    assert ".Ic pppoe-pado-delay Ar milliseconds | Ic drop\n.Op Ic from Ar sessions\n" in MANUAL
+    assert ".It Ic include Ar file" in MANUAL
+
+
+def defaults(*models: type) -> dict[str, object]:
+    return {field.name: field.default for model in models for field in fields(model)}
+
+
+LIMITS = defaults(FsmLimits)
+DEFAULTS = defaults(Tunnel, PppoeOptions, L2tpOptions, PptpOptions, Ipcp, Realm, RadiusServers)
+NUMBERS = [option for option in OPTIONS if isinstance(option.read, Number)]
+
+
+@pytest.mark.parametrize("option", NUMBERS, ids=lambda option: option.keyword)
+def test_ranges_and_defaults_are_in_the_manual(option: Option) -> None:
+    assert isinstance(option.read, Number)
+    text = item(option.keyword)
+    assert f" {option.read.low} to {option.read.high}" in " " + text
+    group, _, name = option.field.rpartition(".")
+    if name == "mru":
+        for values in TUNNEL_DEFAULTS.values():
+            assert str(values["mru"]) in text
+        return
+    default = (LIMITS if group in ("lcp", "ipcp", "ccp") else DEFAULTS)[name]
+    assert f"default {default}" in text
+    # Where 0 is not a value of its own, it is the default.
+    assert option.read.zero in (0, default)
+
+
+def test_what_is_not_built_is_in_the_manual() -> None:
+    bugs = MANUAL[MANUAL.index(".Sh BUGS") :]
+    words = {"ccp-timeout", "mppe", "mppe-key-length", "mppe-key-state", "pipex", "eap-capable", "l2tp", "pptp", "pppx"}
+    for word in words:
+        assert word in bugs
+    tables = {row.keyword for row in UNBUILT} - {"protocol", "type", "name", "nas-id", "dae"}
+    assert tables - {"ccp-max-configure", "ccp-max-terminate", "ccp-max-nak-loop"} <= words
