@@ -27,8 +27,10 @@ class Report:
         self.setup_times = array("d")
         self.pings_sent = 0
         self.pings_answered = 0
-        #: Echo Replies that were for somebody else, or not what was sent, or came twice.
+        #: Echo Replies that were for somebody else, or not what was sent.
         self.pings_wrong = 0
+        #: Right ones that came again: networks do that.
+        self.pings_repeated = 0
         self.ping_times = array("d")
         #: Frames of the concentrator that break their format.
         self.malformed: Counter[str] = Counter()
@@ -77,6 +79,7 @@ class Report:
                 "sent": self.pings_sent,
                 "answered": self.pings_answered,
                 "wrong": self.pings_wrong,
+                "repeated": self.pings_repeated,
                 "rtt_ms": milliseconds(self.ping_times),
             },
             "malformed": dict(self.malformed),

@@ -109,15 +109,17 @@ class Pinger(Traffic):
         if header + 8 > len(packet) or packet[9] != ICMP or packet[header : header + 2] != _ECHO_REPLY:
             return
         sequence = int.from_bytes(packet[header + 6 : header + 8], "big")
-        sent = self._open.get(sequence)
         if (
-            sent is None
+            not 0 < sequence <= self._sent
             or packet[12:20] != self._target + self._subscriber.address.to_bytes(4, "big")
             or packet[header:] != self._message(_ECHO_REPLY, sequence)
         ):
             self._report.pings_wrong += 1
             return
-        del self._open[sequence]
+        sent = self._open.pop(sequence, None)
+        if sent is None:
+            self._report.pings_repeated += 1
+            return
         self._report.ping_answered(now - sent)
         if self._sent == self._count and not self._open:
             self.done = True
