@@ -13,7 +13,7 @@ ROOT := $(filter 0,$(shell id -u))
 # A guest that is not a given user-mode kernel is QEMU.
 PACKAGES := venv demo test $(if $(NPPPY_UML),,qemu)
 RESULTS := build/test
-MAN := $(wildcard conf/*.5 conf/*.8)
+MAN := $(wildcard conf/*.1 conf/*.5 conf/*.8)
 APP := $(PREFIX)/lib/npppy
 UNIT := $(PREFIX)/lib/systemd/system/npppyd.service
 

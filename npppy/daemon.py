@@ -34,7 +34,7 @@ from .ppp.cause import Cause
 from .ppp.engine import DNS, NBNS, Engine, Site, name_server_options
 from .pppoe.server import PppoeServer, end_orphans
 from .tun.device import TunError, TunInterface
-from .tun.netlink import LinkMonitor, LinkState
+from .tun.netlink import LinkMonitor, LinkState, NetlinkError
 from .wheel import TICK, Wheel
 
 log = logging.getLogger("npppy.daemon")
@@ -102,9 +102,9 @@ class Daemon:
                 await self.control.start()
             except OSError as error:
                 raise StartError(str(error)) from None
-            serving()
-            log.info("npppyd %s started, pid %d", __version__, os.getpid())
             try:
+                serving()
+                log.info("npppyd %s started, pid %d", __version__, os.getpid())
                 await self.stopping.wait()
                 await self._end_sessions()
             finally:
@@ -143,14 +143,16 @@ class Daemon:
     # Shared interfaces.
 
     def _open_tun(self, interface: Interface) -> None:
-        mrus = [bind.tunnel.mru for bind in self.config.binds if bind.interface.name == interface.name]
-        mtu = max(mrus, default=1500)
         try:
-            tun = TunInterface.open(interface, mtu, ())
+            tun = TunInterface.open(interface, self._mtu(interface.name), ())
         except TunError as error:
             raise StartError(f"{interface.where}: {error}") from None
         self.tuns[interface.name] = tun
         tun.start(self.backend.attach(tun.name, int(tun.address), tun.write, tun.emit).deliver)
+
+    def _mtu(self, name: str) -> int:
+        """Of a shared interface: that of the sessions with the largest."""
+        return max((bind.tunnel.mru for bind in self.config.binds if bind.interface.name == name), default=1500)
 
     def _close_tun(self, name: str) -> None:
         self.backend.detach(name)
@@ -226,11 +228,13 @@ class Daemon:
             self.sites.pop(name).pool.close()
             self._close_tun(name)
         for interface in config.interfaces:
-            if interface.name not in self.tuns:
-                try:
-                    self._open_tun(interface)
-                except StartError as error:
-                    log.error("%s", error)
+            if interface.name in self.tuns:
+                self.tuns[interface.name].set_mtu(self._mtu(interface.name))
+                continue
+            try:
+                self._open_tun(interface)
+            except StartError as error:
+                log.error("%s", error)
         usable = [interface for interface in config.interfaces if interface.name in self.tuns]
         self._make_sites(config if len(usable) == len(kept) else _without(config, set(kept) - self.tuns.keys()))
         self.realms.configure(config)
@@ -320,6 +324,13 @@ def _serving_in_background(tell: int) -> None:
     os.close(null)
 
 
+def _remove_pidfile() -> None:
+    """Ours: a start that has failed since another npppyd runs leaves that one's."""
+    with contextlib.suppress(FileNotFoundError):
+        if PIDFILE.read_text() == f"{os.getpid()}\n":
+            PIDFILE.unlink()
+
+
 async def _serve(config: Config, control: str, group: int | None, serving: Callable[[], None]) -> None:
     await Daemon(config, control, group).run(serving)
 
@@ -364,12 +375,12 @@ def main(argv: list[str] | None = None) -> int:
         logs.setup(foreground=arguments.foreground, debug=arguments.debug)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, control, arguments.group, serving))
-    except (StartError, OSError) as error:
+    except (StartError, NetlinkError, OSError) as error:
         print(f"npppyd: {error}", file=sys.stderr)
         return 1
     finally:
         if not arguments.foreground:
-            PIDFILE.unlink(missing_ok=True)
+            _remove_pidfile()
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -12,6 +12,7 @@ from typing import Protocol
 from ..aaa.base import Accept, Authenticator
 from ..config.model import Bind, Config, Interface, Realm, Tunnel
 from ..pipex.base import Backend
+from ..pipex.icmp import RateLimit
 from ..pool import Pool, PoolExhausted
 from ..wheel import Wheel
 from . import proto
@@ -24,6 +25,9 @@ logger = logging.getLogger("npppy.ppp")
 
 #: Sessions that are not up yet: what a flood of forged callers may make us keep.
 MAX_HALF_OPEN = 8192
+
+#: Log lines a second, and at once, for the ends of sessions on which nobody has named himself.
+STRANGERS = (100, 1000)
 
 
 class Routes(Protocol):
@@ -54,12 +58,15 @@ class Login:
     """An account of a realm, and where its sessions go."""
 
     realm: Realm
+    #: What the realm looks up.
     account: str
+    #: What limits count: the name less what the strip options take off, with its suffix.
+    user: str
     interface: str
 
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.realm.name, self.account
+    def same(self, other: Login | None) -> bool:
+        """Is it the same user of the same realm?"""
+        return other is not None and (self.realm.name, self.user) == (other.realm.name, other.user)
 
 
 DNS = (proto.OPT_DNS1, proto.OPT_DNS2)
@@ -98,18 +105,23 @@ class Engine:
         self.sites: dict[str, Site] = {}
         self._binds: dict[str, list[Bind]] = {}
         self.sessions: dict[int, Session] = {}
-        self._by_user: dict[tuple[str, str], list[Session]] = {}
+        self._by_user: dict[str, list[Session]] = {}
         #: By domain and address: ``domain << 32 | address``.
         self._by_address: dict[int, Session] = {}
+        #: By domain and network, those with one behind them.
+        self._by_network: dict[tuple[int, IPv4Network], Session] = {}
         self._by_ipcp: Counter[str] = Counter()
         self._next_id = 0
-        self.half_open = 0
+        # Those that have never been up, the oldest first.
+        self._half_open: OrderedDict[Session, None] = OrderedDict()
         #: Admitted sessions, up or about to be.
         self.bound = 0
         #: Logins refused, and frames dropped by reason, since the start.
         self.refused = 0
         self.malformed: Counter[str] = Counter()
         self.listeners: list[Notify] = []
+        #: May the end of a stranger's session be logged?
+        self.strangers = RateLimit(*STRANGERS)
         self.closing = False
 
     def configure(self, config: Config, sites: Mapping[str, Site], now: float) -> None:
@@ -128,31 +140,40 @@ class Engine:
         self._by_ipcp.clear()
         for session in self.sessions.values():
             if session.site is not None:
-                session.site = self.sites[session.site.conf.name]
-                self._by_ipcp[session.site.conf.ipcp.name] += 1
+                site = session.site = self.sites[session.site.conf.name]
+                self._by_ipcp[site.conf.ipcp.name] += 1
+                self._reroute(session, site)
 
     # Carriers.
 
     def open(self, call: Call, now: float) -> Session | None:
-        """A session on a new call; None: refused, there is no room or we are going down."""
-        if self.closing or self.half_open >= MAX_HALF_OPEN:
+        """A session on a new call; None: refused, we are going down."""
+        if self.closing:
             return None
+        if len(self._half_open) >= MAX_HALF_OPEN:
+            # The oldest has had the most time.  To refuse the new one instead would let anybody keep all others out, by
+            # opening sessions and leaving them to the bound on negotiation.
+            next(iter(self._half_open)).abandon(Cause.SERVICE_UNAVAILABLE, "too many half-open sessions", now)
         ppp_id = self._next_id
         self._next_id += 1
-        self.half_open += 1
         session = self.sessions[ppp_id] = Session(self, ppp_id, call, now)
+        self._half_open[session] = None
         return session
+
+    @property
+    def half_open(self) -> int:
+        """How many sessions have never been up."""
+        return len(self._half_open)
 
     def forget(self, session: Session) -> None:
         """The session is dead."""
-        if session.up_since is None:
-            self.half_open -= 1
+        self._half_open.pop(session, None)
         del self.sessions[session.id]
 
     def notify(self, event: str, session: Session, now: float) -> None:
         """Tell listeners of "start" and "stop"."""
         if event == "start":
-            self.half_open -= 1
+            del self._half_open[session]
         for listener in self.listeners:
             listener(event, session, now)
 
@@ -172,14 +193,15 @@ class Engine:
         if best is None:
             return None
         realm = best.realm
-        account = username
+        user = username
         if realm.strip_nt_domain:
-            account = account.partition("\\")[2] or account
+            user = user.partition("\\")[2] or user
         if realm.strip_atmark_realm:
-            account = account.rpartition("@")[0] or account
+            user = user.rpartition("@")[0] or user
+        account = user
         if realm.username_suffix:
-            account = account.removesuffix(realm.username_suffix) or account
-        return Login(realm, account, best.interface.name)
+            account = user.removesuffix(realm.username_suffix) or user
+        return Login(realm, account, user, best.interface.name)
 
     def admit(self, session: Session, login: Login, accept: Accept, now: float) -> str:
         """Count an authenticated session against the limits and give it an address; returns why not, or ""."""
@@ -187,17 +209,17 @@ class Engine:
         if config is None or site is None:
             return f"interface {login.interface} is not there"
         ipcp = site.conf.ipcp
-        limits = [limit for limit in (config.user_max_session, login.realm.user_max_session) if limit]
-        mine = self._by_user.get(login.key, [])
-        victims = mine[: max(0, len(mine) + 1 - min(limits))] if limits else []
-        if accept.address is not None and config.duplicate_replace:
-            holder = self._by_address.get(site.domain << 32 | accept.address)
-            if holder is not None and holder in mine and holder not in victims:
-                victims = [*victims, holder]
+        victims = self._surplus(login, config)
         if victims and not config.duplicate_replace:
             return "user-max-session"
+        for what, holder in self._holders(site, accept):
+            if holder in victims:
+                continue
+            if not (config.duplicate_replace and login.same(holder.login_of)):
+                return f"{what} cannot be had: it is in use"
+            victims.append(holder)
         room = len(victims)
-        here = sum(victim.site is site for victim in victims)
+        here = sum(victim.site is not None and victim.site.conf.ipcp is ipcp for victim in victims)
         if config.max_session and self.bound - room >= config.max_session:
             return "max-session"
         if ipcp.max_session and self._by_ipcp[ipcp.name] - here >= ipcp.max_session:
@@ -209,7 +231,7 @@ class Engine:
         if accept.address is not None:
             if not site.pool.claim(accept.address, fixed=True):
                 session.site = None
-                return f"address {IPv4Address(accept.address)} cannot be had: it is in use or reserved"
+                return f"address {IPv4Address(accept.address)} cannot be had: it is reserved"
             self._take(session, accept.address, accept.prefixlen)
         elif not (accept.address_by_peer and ipcp.allow_user_selected_address):
             refusal = self.assign(session, 0, now)
@@ -217,10 +239,36 @@ class Engine:
                 session.site = None
                 return refusal
         session.login_of = login
-        self._by_user.setdefault(login.key, []).append(session)
+        self._by_user.setdefault(login.user, []).append(session)
         self._by_ipcp[ipcp.name] += 1
         self.bound += 1
         return ""
+
+    def _surplus(self, login: Login, config: Config) -> list[Session]:
+        """The oldest sessions of a user: as many as its limits leave no room for."""
+        mine = self._by_user.get(login.user, [])
+        surplus: list[Session] = []
+        if login.realm.user_max_session:
+            here = [session for session in mine if login.same(session.login_of)]
+            surplus = here[: max(0, len(here) + 1 - login.realm.user_max_session)]
+        if config.user_max_session:
+            left = [session for session in mine if session not in surplus]
+            surplus += left[: max(0, len(left) + 1 - config.user_max_session)]
+        return surplus
+
+    def _holders(self, site: Site, accept: Accept) -> list[tuple[str, Session]]:
+        """The sessions that have what a user is to have, and what that is."""
+        holders = []
+        if accept.address is not None:
+            holder = self._by_address.get(site.domain << 32 | accept.address)
+            if holder is not None:
+                holders.append((f"address {IPv4Address(accept.address)}", holder))
+            if accept.prefixlen < 32:
+                network = IPv4Network((accept.address, accept.prefixlen), strict=False)
+                holder = self._by_network.get((site.domain, network))
+                if holder is not None:
+                    holders.append((f"network {network}", holder))
+        return holders
 
     def assign(self, session: Session, wish: int, now: float) -> str:
         """Give an admitted session the address that it wishes, or one of the pool; returns why not, or ""."""
@@ -239,10 +287,27 @@ class Engine:
         site = session.site
         assert site is not None
         session.address = address
+        session.prefixlen = prefixlen
         self._by_address[site.domain << 32 | address] = session
-        if prefixlen < 32 or not site.pool.covers(address):
-            session.route = IPv4Network((address, prefixlen), strict=False)
-            site.routes.add_route(session.route)
+        if prefixlen < 32:
+            self._by_network[site.domain, IPv4Network((address, prefixlen), strict=False)] = session
+        self._reroute(session, site)
+
+    def _reroute(self, session: Session, site: Site) -> None:
+        """A route of its own for a session that the pool's routes do not cover, and none for another."""
+        pool, address, prefixlen = site.pool, session.address, session.prefixlen
+        route = None
+        if address and (prefixlen < 32 or not pool.covers(address)):
+            route = IPv4Network((address, prefixlen), strict=False)
+            if route in pool.aggregates():
+                route = None
+        old = session.route
+        if route != old:
+            session.route = route
+            if route is not None:
+                site.routes.add_route(route)
+            if old is not None and old not in pool.aggregates():
+                site.routes.remove_route(old)
 
     def _name_servers(self, site: Site, accept: Accept) -> Mapping[int, int]:
         given = name_server_options(accept.dns, accept.nbns)
@@ -258,17 +323,17 @@ class Engine:
         if session.address:
             site.pool.release(session.address)
             del self._by_address[site.domain << 32 | session.address]
-            session.address = 0
-        if session.route is not None:
-            site.routes.remove_route(session.route)
-            session.route = None
+            if session.prefixlen < 32:
+                del self._by_network[site.domain, IPv4Network((session.address, session.prefixlen), strict=False)]
+            session.address, session.prefixlen = 0, 32
+            self._reroute(session, site)
         if login is not None:
             self.bound -= 1
             self._by_ipcp[site.conf.ipcp.name] -= 1
-            mine = self._by_user[login.key]
+            mine = self._by_user[login.user]
             mine.remove(session)
             if not mine:
-                del self._by_user[login.key]
+                del self._by_user[login.user]
             session.login_of = None
         session.site = None
 
@@ -276,16 +341,6 @@ class Engine:
 
     def by_address(self, address: int, domain: int = 0) -> Session | None:
         return self._by_address.get(domain << 32 | address)
-
-    def by_username(self, username: str) -> list[Session]:
-        """The admitted sessions that log in with exactly this name."""
-        found = []
-        for tunnel in self._binds:
-            for bind in self._binds[tunnel]:
-                login = self.find_login(bind.tunnel, username)
-                if login is not None:
-                    found += [s for s in self._by_user.get(login.key, ()) if s.username == username and s not in found]
-        return found
 
     def disconnect(self, ppp_id: int, now: float) -> bool:
         session = self.sessions.get(ppp_id)

@@ -233,8 +233,8 @@ class Lcp(Fsm):
                 self.host.protocol_rejected(int.from_bytes(data[:2], "big"), now)
             return True
         if code == proto.IDENTIFICATION:
-            # Magic number, then the peer's words (RFC 1570 section 1.1).
-            self.host.remark(f'layer=lcp logtype=Identification "{printable(data[4:])}"', now)
+            # Magic number, then the peer's words (RFC 1570 section 1.1), of which the first ones will do.
+            self.host.remark(f'layer=lcp logtype=Identification "{printable(data[4:132])}"', now)
         # Discard-Request is for no one; Time-Remaining is the peer's own affair (RFC 1570 section 1.2).
         return code in (
             proto.ECHO_REQUEST,

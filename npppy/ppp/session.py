@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 REMARK_BURST = 20
 REMARK_INTERVAL = 3
 
+#: The counters of a session that has not closed a flow yet: one for all, since most never close any before they end.
+_NOTHING = Counters()
+
 
 class Session(Station):
     """One per call.  At rest it is this record and its entry in the data path (design, rule 4)."""
@@ -86,7 +89,7 @@ class Session(Station):
         # When the login that is pending was handed over.
         self._asked = now
         # Of the flows that are closed already.
-        self._counters = Counters()
+        self._counters = _NOTHING
         # When all that the peer has made us log is paid off.
         self._chatter = now
         self._echo_at = 0.0
@@ -468,7 +471,7 @@ class Session(Station):
                 f'iface={self.site.conf.name} cause={cause.title} reason="{reason}"',
             )
             self.engine.notify("stop", self, now)
-        else:
+        elif self.username or self.engine.strangers.take(now):
             self.log(logging.INFO, f'layer=base logtype=Terminated cause={cause.title} reason="{reason}"')
         self.engine.release(self)
 

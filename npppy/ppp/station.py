@@ -194,11 +194,12 @@ class Station(Timed):
         code, identifier, length = cursor.u8(), cursor.u8(), cursor.u16()
         body = cursor.sub(length - 4)
         magic = body.u32()
-        if magic and magic == self.magic:
-            self.looped_back(now)
-        elif code == proto.ECHO_REPLY:
+        if code == proto.ECHO_REPLY:
             if magic == self.peer_magic:
                 self.echo_reply(identifier, magic, now)
+        elif magic and magic == self.magic:
+            # Only a request shows a loop: some peers wrongly reply with our number.
+            self.looped_back(now)
         else:
             data = self.magic.to_bytes(4, "big") + body.rest()
             self._lcp_packet(proto.ECHO_REPLY, identifier, data)

@@ -138,15 +138,22 @@ class _Listener:
         # With room for the headers; a longer frame is none that we could have let the peer send.
         size = max(self._access.mtu, codec.MAX_PAYLOAD) + 64
         now = self._clock()
+        heard = False
         try:
             for _ in range(BATCH):
                 receive(sock.recv(size), now)
-        except BlockingIOError:
+                heard = True
             return
+        except BlockingIOError:
+            if heard:
+                return
         except OSError as error:
             # ENETDOWN, once for each time that the interface goes down.  The socket works on when it is up again;
             # if it has vanished, its link event will say so.
             log.info("pppoe port=%s Receive failed: %s", self.port, error.strerror)
+        # libuv takes an error, which sending may have met before us, as the end of the socket and waits for it no more.
+        self._loop.remove_reader(sock.fileno())
+        self._loop.add_reader(sock.fileno(), self._readable, sock)
 
     def transmit(self, frame: bytes) -> None:
         """Send now or never: what a full queue or a dead link loses, PPP and the peer repeat."""

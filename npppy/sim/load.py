@@ -131,12 +131,15 @@ class Line:
     def up(self, now: float) -> None:
         subscriber = self.subscriber
         assert subscriber is not None
+        first = self.traffic is None
         if self.traffic is None:
             self.up_at = now
             self.traffic = self._load.makers.traffic(subscriber)
-            self._load.line_up(self, now)
         subscriber.flow = self.traffic
         self.traffic.start(now)
+        # Who hears of it may use the session at once.
+        if first:
+            self._load.line_up(self, now)
 
     def ended(self, reason: str, now: float) -> None:
         self.reason = reason

@@ -172,7 +172,8 @@ def setup(given: argparse.Namespace) -> Setup:
     one = given.macs == "one"
     if one and given.sessions > 1 and given.host_uniq is not None:
         raise UsageError("with one MAC address only the number as Host-Uniq tells subscribers apart")
-    if not one and given.mac_base + last >= 1 << 48:
+    if not one and given.mac_base + last >> 40 != given.mac_base >> 40:
+        # One more in the first octet is the address of a group.
         raise UsageError("there are not so many MAC addresses behind that one")
     for template in (given.circuit_id, given.remote_id):
         if len(fill(template, last).encode()) > MAX_LINE_ID:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
+import random
 import signal
 import sys
 import time
@@ -83,9 +83,9 @@ class Run:
         self.report = Report(setup.plan.sessions)
         self._wire = Wire(setup.ethernet.interface, promiscuous=setup.ethernet.mac_base is not None)
         self._segment = Segment(setup.wishes, self._wire.transmit, self._wheel)
-        self._load = Load(
-            setup.plan, setup.credentials, self, self.report, self._wheel, secrets.token_bytes, self._event
-        )
+        # Nothing here is worth guessing; secrets would cost a system call each time.
+        rng = random.Random().randbytes
+        self._load = Load(setup.plan, setup.credentials, self, self.report, self._wheel, rng, self._event)
 
     async def run(self) -> Report:
         for number in (signal.SIGINT, signal.SIGTERM):

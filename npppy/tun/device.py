@@ -94,6 +94,13 @@ class TunInterface:
         """Send a packet from this host.  Raises :class:`OSError` where it cannot be."""
         self._emitter.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
 
+    def set_mtu(self, mtu: int) -> None:
+        """Give the device another MTU, in octets.  Failure is logged."""
+        try:
+            self._netlink.set_up(self.name, self._netlink.link(self.name).ifindex, mtu)
+        except (NetlinkError, OSError) as error:
+            log.error("iface=%s %s", self.name, error)
+
     def add_route(self, network: IPv4Network) -> None:
         """Route *network* to the device, soon.  Failure is logged."""
         if self._routes is not None:

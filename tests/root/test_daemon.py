@@ -201,6 +201,9 @@ def test_reload_moves_pools_interfaces_and_listeners(npppyd: Npppyd) -> None:
     assert npppyd.state()["pools"] == {"POOL": {"size": 127, "used": 0}}
     npppyd.reload(CONFIG.replace("10.64.0.0/24", "10.64.0.0/24\n    pool-address 192.0.2.0/28"))
     assert "192.0.2.0/28 dev tun0" in ip("route show proto 112")
+    assert "mtu 1492" in ip("link show dev tun0")
+    npppyd.reload(CONFIG.replace("listen on interface acc", "listen on interface acc\n    mru 1400"))
+    assert "mtu 1400" in ip("link show dev tun0")
     assert npppyd.stop() == 0
     assert "Traceback" not in npppyd.log.read_text()
 

@@ -239,24 +239,42 @@ async def test_an_interface_that_appears_late(netns: None) -> None:
     lab.close()
 
 
-async def test_a_link_that_flaps_keeps_its_sessions(netns: None) -> None:
-    lab = Lab()
-    sid, _ = await lab.dial()
-    (upper,) = lab.ppp.sessions
-    ip("link", "set", "acc", "down")
-    lab.tell()
-    await asyncio.sleep(0)
-    upper.call.send(LCP_REQUEST)
-    (drops,) = lab.server.engine.drops.values()
-    assert drops["send-ENETDOWN"] == 1
-    ip("link", "set", "acc", "up")
-    lab.tell()
-    lab.cpe.send(session_frame(ACCESS, HOST, sid, LCP_REQUEST))
-    await lab.until(lambda: upper.frames)
-    assert not upper.ended
-    upper.call.send(IP_PACKET)
-    assert decode_session(await lab.hear()).ppp == IP_PACKET
-    lab.close()
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_link_that_flaps_keeps_its_sessions(
+    netns: None, loop: Callable[[], asyncio.AbstractEventLoop], taken: bool
+) -> None:
+    async def story() -> None:
+        lab = Lab()
+        sid, _ = await lab.dial()
+        (upper,) = lab.ppp.sessions
+        # What keeps the loop from hearing of the error before a frame that is sent meets it, or not.
+        wait = 0.0 if taken else 0.05
+        ip("link", "set", "acc", "down")
+        lab.tell()
+        await asyncio.sleep(wait)
+        upper.call.send(LCP_REQUEST)
+        (drops,) = lab.server.engine.drops.values()
+        assert drops["send-ENETDOWN"] == 1
+        await asyncio.sleep(0.05)
+        ip("link", "set", "acc", "up")
+        lab.tell()
+
+        def frames_come() -> bool:
+            # The kernel takes up to a second to see that the carrier is back.
+            lab.cpe.send(session_frame(ACCESS, HOST, sid, LCP_REQUEST))
+            return bool(upper.frames)
+
+        await lab.until(frames_come)
+        assert not upper.ended
+        upper.call.send(IP_PACKET)
+        assert decode_session(await lab.hear()).ppp == IP_PACKET
+        # Discovery has not gone deaf either.
+        await lab.dial(b"2")
+        lab.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(story())
 
 
 async def test_a_new_mac_address(netns: None) -> None:

@@ -84,7 +84,8 @@ class Channel:
             rig.now = max(rig.now, min(times))
             while self._flying and self._flying[0][0] <= rig.now:
                 heapq.heappop(self._flying)[2]()
-            rig.wheel.advance(rig.now)
+                self._after()
+            rig.advance()
             wanted = self._after()
         return True
 

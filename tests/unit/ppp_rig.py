@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,12 +40,39 @@ USERS = {"alice": b"wonderland", "bob": b"builder"}
 UNWANTED = frozenset({proto.OPT_ACCM, proto.OPT_PFC, proto.OPT_ACFC, 9})
 
 
+class _Failures(logging.Handler):
+    """The wheel logs what a timer raises and goes on; a test must not."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[BaseException | None] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record.exc_info[1] if record.exc_info else None)
+
+
+class Waiting:
+    """A login that waits for its answer."""
+
+    def __init__(self, users: Users, done: Callable[[Answer, float], None], answer: Answer) -> None:
+        self._users = users
+        self._done = done
+        self._answer = answer
+
+    def __call__(self, now: float) -> None:
+        self._done(self._answer, now)
+
+    def cancel(self) -> None:
+        self._users.cancelled += 1
+        self._users.waiting.remove(self)
+
+
 class Users:
     """An authenticator over a dict, which may be told to wait."""
 
     def __init__(self) -> None:
         self.accept: dict[str, Accept] = {}
-        self.waiting: list[Callable[[float], None]] = []
+        self.waiting: list[Waiting] = []
         self.hold = False
         self.fail = False
         self.requests: list[Request] = []
@@ -60,17 +88,14 @@ class Users:
             return Reject(reason="wrong")
         return replace(self.accept.get(request.account, Accept()), authenticator_response=response)
 
-    def authenticate(self, request: Request, done: Callable[[Answer, float], None], now: float) -> Users | None:
+    def authenticate(self, request: Request, done: Callable[[Answer, float], None], now: float) -> Waiting | None:
         answer = self.answer(request)
         if not self.hold:
             done(answer, now)
             return None
-        self.waiting.append(lambda at: done(answer, at))
-        return self
-
-    def cancel(self) -> None:
-        self.cancelled += 1
-        self.waiting.clear()
+        waiting = Waiting(self, done, answer)
+        self.waiting.append(waiting)
+        return waiting
 
 
 class Routes:
@@ -245,9 +270,21 @@ class Rig:
             if due is None or due > end:
                 break
             self.now = max(self.now, due)
-            self.wheel.advance(self.now)
+            self.advance()
         self.now = end
-        self.wheel.advance(end)
+        self.advance()
+
+    def advance(self) -> None:
+        """What is due expires; what that raises is raised."""
+        failures = _Failures()
+        logger = logging.getLogger("npppy.wheel")
+        logger.addHandler(failures)
+        try:
+            self.wheel.advance(self.now)
+        finally:
+            logger.removeHandler(failures)
+        for error in failures.seen:
+            raise error or AssertionError("the wheel has logged an error")
 
     def nothing_left(self) -> None:
         """No session, timer, address, route or count remains."""
@@ -259,4 +296,5 @@ class Rig:
         assert (engine.half_open, engine.bound) == (0, 0)
         assert engine._by_user == {}
         assert engine._by_address == {}
+        assert engine._by_network == {}
         assert set(engine._by_ipcp.values()) <= {0}

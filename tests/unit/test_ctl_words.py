@@ -88,7 +88,10 @@ FILTERS = "  ppp-id\n  address\n  interface\n  protocol\n  realm\n  username\n"
     [
         ("", "missing argument:\nvalid commands/args:\n  session\n  clear\n  daemon\n  monitor\n"),
         ("foo", "unknown argument: foo\nvalid commands/args:\n  session\n  clear\n  daemon\n  monitor\n"),
-        ("sessions brief", "unknown argument: sessions\nvalid commands/args:\n  session\n  clear\n  daemon\n  monitor\n"),
+        (
+            "sessions brief",
+            "unknown argument: sessions\nvalid commands/args:\n  session\n  clear\n  daemon\n  monitor\n",
+        ),
         ("session", "missing argument:\nvalid commands/args:\n  brief\n  packets\n  all\n"),
         ("session x", "unknown argument: x\nvalid commands/args:\n  brief\n  packets\n  all\n"),
         ("session all p 1", f"ambiguous argument: p\nvalid commands/args:\n  <cr>\n{FILTERS}  state\n"),

@@ -181,6 +181,29 @@ def test_a_peer_cannot_flood_the_log(how: str, caplog: pytest.LogCaptureFixture)
     assert info_lines(caplog) == 1
 
 
+def test_what_a_peer_says_of_itself_is_logged_in_few_words(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("npppy").propagate = True
+    rig = Rig()
+    line = rig.line()
+    with caplog.at_level(logging.INFO, logger="npppy"):
+        line.give(proto.LCP, proto.IDENTIFICATION, 1, bytes(4) + b"\xff" * 1400)
+    (record,) = caplog.records
+    assert len(record.getMessage()) < 600
+
+
+def test_a_peer_that_copies_our_magic_number_into_its_replies_is_no_loop() -> None:
+    """Some do; pppd passes over such a reply.  A line that is looped back shows us our own requests."""
+    rig = Rig(lcp_keepalive_interval=30, lcp_keepalive_retry_interval=5, lcp_keepalive_max_retries=3)
+    line = rig.up()
+    line.take()
+    rig.wait(30.2)
+    identifier, data = line.find(proto.LCP, proto.ECHO_REQUEST)
+    line.give(proto.LCP, proto.ECHO_REPLY, identifier, data)
+    assert line.session.phase is Phase.UP
+    rig.wait(20)
+    assert line.session.cause is Cause.LOST_CARRIER, "nor is it an answer"
+
+
 # Limits, addresses and routes.
 
 
@@ -233,7 +256,7 @@ def test_two_users_of_one_network_do_not_take_each_others_route_away() -> None:
     rig.aaa.accept["bob"] = Accept(address=ip("203.0.113.10"), prefixlen=29)
     rig.up("alice")
     second = login(rig, "bob")
-    assert second.session.reason == "network 203.0.113.8/29 is in use"
+    assert second.session.reason == "network 203.0.113.8/29 cannot be had: it is in use"
     assert rig.routes.networks == [IPv4Network("203.0.113.8/29")]
     rig.wait(10)
     for session in list(rig.engine.sessions.values()):
@@ -304,6 +327,29 @@ def test_a_flood_of_half_open_sessions_does_not_keep_others_out(monkeypatch: pyt
     for session in list(rig.engine.sessions.values()):
         session.gone(Cause.LOST_CARRIER, "test", rig.now)
     rig.nothing_left()
+
+
+def test_sessions_of_strangers_cannot_flood_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("npppy").propagate = True
+    monkeypatch.setattr(engine_module, "MAX_HALF_OPEN", 3)
+    rig = Rig()
+    with caplog.at_level(logging.INFO, logger="npppy"):
+        for _ in range(3000):
+            rig.line()
+        assert 1 <= info_lines(caplog) <= 1000
+        caplog.clear()
+        rig.wait(10)
+        rig.line()
+        assert info_lines(caplog) >= 1, "it is heard again later"
+        caplog.clear()
+        # Whoever has named itself has a line in any case.
+        for _ in range(2000):
+            rig.line()
+        caplog.clear()
+        assert login(rig, "mallory").session.phase is Phase.TERMINATE
+        assert info_lines(caplog) == 3, "LCP is open, TUNNELDENY, and its end"
 
 
 # Authentication.

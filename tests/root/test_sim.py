@@ -1,0 +1,144 @@
+"""npppysim on real packet sockets against npppyd: its options, its tun devices, its signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.peers.lab import OURS, WORLD, Lab, Program, run, until
+
+pytestmark = pytest.mark.root
+
+ALICE = ("--user", "alice", "--password", "wonderland")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(tmp_path, os.getpid())
+    try:
+        lab.build()
+        yield lab
+    finally:
+        lab.close()
+
+
+def simulate(lab: Lab, *options: str) -> Program:
+    argv = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "sub0", "--json", "--events", *ALICE]
+    program = Program("npppysim", lab.sub, [*argv, *options], lab.where / f"npppysim-{len(lab.programs)}.log")
+    lab.programs.append(program)
+    return program
+
+
+def lines(program: Program) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in program.log.splitlines() if line.startswith("{")]
+
+
+def ups(program: Program) -> list[dict[str, Any]]:
+    return [line for line in lines(program) if line.get("event") == "up"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--macs", "one"),
+        ("--host-uniq", "none"),
+        ("--host-uniq", "c0ffee"),
+        ("--rate", "50", "--auth", "mschapv2,chap"),
+        ("--circuit-id", "eth 0/%d", "--remote-id", "{n}", "--service-name", "", "--echo-interval", "1"),
+        ("--ping-size", "1464", "--ping-count", "3", "--ping-interval", "0.2"),
+    ],
+    ids=" ".join,
+)
+def test_options(lab: Lab, options: tuple[str, ...]) -> None:
+    lab.start()
+    simulator = simulate(lab, "--sessions", "20", "--ping", OURS, *options)
+    assert simulator.exits() == 0, simulator.log
+    up = ups(simulator)
+    assert sorted(line["number"] for line in up) == list(range(1, 21))
+    assert len({line["address"] for line in up}) == 20
+    macs = {line["mac"] for line in up}
+    assert macs == {lab.mac(lab.sub, "sub0").hex(":")} if "one" in options else len(macs) == 20
+    until(lab.is_empty, "nothing is left")
+
+
+def test_baby_giants(lab: Lab) -> None:
+    """RFC 4638: with room on the wire, whole Ethernet payloads go through."""
+    lab.ip(lab.sub, "link set sub0 mtu 1508")
+    lab.ip(lab.bng, "link set eth1 mtu 1508")
+    lab.start("mru 1500")
+    simulator = simulate(lab, "--max-payload", "1500", "--ping", WORLD, "--ping-size", "1472")
+    assert simulator.exits() == 0, simulator.log
+    (up,) = ups(simulator)
+    assert (up["mru"], up["peer_mru"]) == (1500, 1500)
+
+
+def test_tun_devices(lab: Lab) -> None:
+    lab.start()
+    simulator = simulate(lab, "--sessions", "3", "--tun", "--hold", "inf")
+    until(lambda: len(ups(simulator)) == 3, "three are up")
+    for line in ups(simulator):
+        assert " 0% packet loss" in lab.ping(lab.sub, WORLD, "-I", line["address"])
+        assert lab.has_link(lab.sub, f"sim{line['number']}")
+    counters = {row["address"]: (row["in_packets"], row["out_packets"]) for row in lab.sessions()}
+    assert set(counters.values()) == {(1, 1)}
+    # One that the concentrator ends loses its device; the others keep theirs.
+    (first,) = [row for row in lab.sessions() if row["address"] == ups(simulator)[0]["address"]]
+    lab.ctl("clear", "ppp-id", str(first["ppp_id"]))
+    gone = ups(simulator)[0]["number"]
+    until(lambda: not lab.has_link(lab.sub, f"sim{gone}"), "its device is gone")
+    assert sum(lab.has_link(lab.sub, f"sim{number}") for number in (1, 2, 3)) == 2
+    assert simulator.stop(signal.SIGINT) == 0
+    assert not any(lab.has_link(lab.sub, f"sim{number}") for number in (1, 2, 3))
+    assert "from 10." not in run("ip", "-n", lab.sub, "rule", "show")
+
+
+def test_rules_of_one_that_was_killed_are_no_hindrance(lab: Lab) -> None:
+    lab.start(users="alice:password=wonderland:framed-ip-address=10.65.0.7:\n")
+    first = simulate(lab, "--tun", "--hold", "inf")
+    until(lambda: ups(first), "it is up")
+    first.kill()
+    assert run("ip", "-n", lab.sub, "rule", "show").count("from 10.65.0.7") == 1
+    # Nobody is there to agree to an end: a new npppyd knows nothing of the session any more.
+    lab.daemon.stop(signal.SIGKILL)
+    lab.start_again()
+    second = simulate(lab, "--tun", "--hold", "inf")
+    until(lambda: ups(second), "it is up again")
+    lab.ping(lab.sub, WORLD, "-I", "10.65.0.7")
+    assert run("ip", "-n", lab.sub, "rule", "show").count("from 10.65.0.7") == 1
+    assert second.stop() == 0
+    assert "from 10.65.0.7" not in run("ip", "-n", lab.sub, "rule", "show")
+
+
+def test_the_second_signal_does_not_wait(lab: Lab) -> None:
+    lab.start()
+    simulator = simulate(lab, "--sessions", "5", "--hold", "inf")
+    until(lambda: len(ups(simulator)) == 5, "five are up")
+    # Nobody answers the Terminate-Requests.
+    lab.ip(lab.bng, "link set eth1 down")
+    lab.ip(lab.sub, "link set sub0 down", "link set sub0 up")
+    simulator.send(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        simulator.process.wait(1)
+    simulator.send(signal.SIGTERM)
+    # LCP alone would have taken six seconds.
+    assert simulator.process.wait(3) == 0
+
+
+def test_progress_is_shown_on_a_terminal(lab: Lab) -> None:
+    lab.start()
+    ours, theirs = os.openpty()
+    argv = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "sub0", *ALICE, "--hold", "1.2"]
+    done = subprocess.run(["ip", "netns", "exec", lab.sub, *argv], stdout=subprocess.PIPE, stderr=theirs, timeout=30)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "holding: 1 of 1 begun, 1 came up" in shown
+    assert b"sessions   1 of 1 up" in done.stdout

@@ -1,0 +1,180 @@
+"""npppysim against the concentrator, on a virtual Ethernet and a virtual clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+from npppy.config.model import AddressRange, AuthMethod, Mppe, PppoeOptions, Protocol, Tunnel
+from npppy.pipex.base import Counters, FlowSpec
+from npppy.pipex.ip import checksum
+from npppy.port import Port
+from npppy.pppoe.codec import AccessLine
+from npppy.pppoe.engine import Engine
+from npppy.sim.load import Line, Load, Plan, Stage
+from npppy.sim.pppoe import Host, Segment, Wishes
+from npppy.sim.report import Report
+from npppy.sim.subscriber import Credentials, Subscriber
+from npppy.sim.traffic import Pinger, Traffic
+
+from .ppp_pair import KEEPALIVE, Channel, Quality
+from .ppp_rig import HERE, USERS, Rig
+from .pppoe_fake import FakeJournal
+
+AC = bytes.fromhex("02ac00000001")
+PORT = Port("eth1")
+#: Who answers pings.
+TARGET = int(IPv4Address("192.0.2.1"))
+LARGE_POOL = {"ranges": (AddressRange(first=IPv4Address("10.1.0.1"), last=IPv4Address("10.1.255.254")),)}
+
+
+def tunnel(**options: Any) -> Tunnel:
+    """What subscribers are like."""
+    settings: dict[str, Any] = {
+        "name": "npppysim",
+        "protocol": Protocol.PPPOE,
+        "where": HERE,
+        "carrier": PppoeOptions(),
+        "mru": 1492,
+        "mppe": Mppe.NO,
+        "authentication_methods": tuple(AuthMethod),
+    }
+    return Tunnel(**(settings | KEEPALIVE | options))
+
+
+def echo_reply(packet: bytes) -> bytes:
+    """What a host answers to an ICMP echo request."""
+    message = b"\0\0\0\0" + packet[24:]
+    message = message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
+    head = packet[:10] + b"\0\0" + packet[16:20] + packet[12:16]
+    return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + message
+
+
+class Mirror:
+    """A back end that answers every packet as TARGET would; *twist* may change what is answered, and to whom."""
+
+    def __init__(self) -> None:
+        self.flows: dict[int, MirrorFlow] = {}
+        self.twist: Callable[[bytes], bytes | None] = lambda packet: packet
+
+    def add(self, spec: FlowSpec, now: float) -> MirrorFlow:
+        flow = self.flows[spec.address] = MirrorFlow(self, spec)
+        return flow
+
+
+class MirrorFlow:
+    def __init__(self, mirror: Mirror, spec: FlowSpec) -> None:
+        self.mirror = mirror
+        self.spec = spec
+        self.packets: list[bytes] = []
+
+    def input(self, packet: bytes, now: float) -> None:
+        self.packets.append(packet)
+        answer = self.mirror.twist(echo_reply(packet))
+        if answer is not None:
+            self.spec.send(b"\x00\x21" + answer)
+
+    def counters(self) -> Counters:
+        return Counters(in_packets=len(self.packets))
+
+    def last_active(self) -> float:
+        return 0.0
+
+    def close(self) -> Counters:
+        del self.mirror.flows[self.spec.address]
+        return self.counters()
+
+
+class World:
+    """A load of subscribers, the segment they are on, and the concentrator at its other end."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        seed: int = 1,
+        quality: Quality | None = None,
+        wishes: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        rig: dict[str, Any] | None = None,
+        user: str = "alice",
+        password: bytes | None = None,
+        pings: int = 0,
+        one_mac: bool = False,
+    ) -> None:
+        """*wishes* and *options* are those of the subscribers, *rig* of the concentrator."""
+        carrier = PppoeOptions(interfaces=("eth1",), **(rig or {}).pop("carrier", {}))
+        methods = tuple(AuthMethod)
+        settings = {"authentication_methods": methods, "ipcp": LARGE_POOL, "carrier": carrier} | KEEPALIVE
+        self.rig = Rig(**(settings | (rig or {})))
+        self.mirror = Mirror()
+        self.rig.site.backend = self.mirror
+        self.journal = FakeJournal()
+        rng = random.Random(f"world {seed}").randbytes
+        self.rig.engine.random = rng
+        self.channel = Channel(self.rig, seed, quality or Quality(), self._after)
+        self.run = self.channel.run
+        #: Everything that was put on the wire, by the subscribers and by the concentrator.
+        self.up_frames: list[bytes] = []
+        self.down_frames: list[bytes] = []
+        self.ac = Engine((self.rig.tunnel,), self.rig.engine.open, rng, self.rig.wheel, self.journal)
+        self.port = self.ac.port_up(PORT, AC, 1508, self._down, self.rig.now)
+        self.segment = Segment(Wishes(tunnel=tunnel(**(options or {})), **(wishes or {})), self._up, self.rig.wheel)
+        self.report = Report(plan.sessions)
+        self.events: list[tuple[str, int]] = []
+        self.lines: dict[int, Line] = {}
+        self.one_mac = one_mac
+        self.pings = pings
+        credentials = Credentials(user.encode(), USERS.get(user, b"") if password is None else password)
+        self.load = Load(
+            plan, lambda number: credentials, self, self.report, self.rig.wheel, rng, self._event
+        )
+
+    def _up(self, frame: bytes) -> None:
+        self.up_frames.append(frame)
+        self.channel.carry(lambda: self.ac.receive(PORT, frame, self.rig.now))
+
+    def _down(self, frame: bytes) -> None:
+        self.down_frames.append(frame)
+        self.channel.carry(lambda: self.segment.receive(frame, self.rig.now))
+
+    def _after(self) -> float | None:
+        return self.load.poll(self.rig.now)
+
+    def _event(self, event: str, line: Line) -> None:
+        self.events.append((event, line.number))
+        self.lines[line.number] = line
+
+    # Makers
+
+    def dial(self, line: Line) -> Host:
+        mac = (0x024E50000000 + (0 if self.one_mac else line.number)).to_bytes(6, "big")
+        access_line = AccessLine(b"circuit %d" % line.number, b"remote %d" % line.number)
+        return self.segment.host(mac, line.number.to_bytes(4, "big"), access_line, line)
+
+    def traffic(self, subscriber: Subscriber) -> Traffic:
+        if not self.pings:
+            return Traffic()
+        return Pinger(subscriber, TARGET, self.rig.wheel, self.report, count=self.pings)
+
+    # What became of it
+
+    @property
+    def done(self) -> bool:
+        return self.load.stage is Stage.DONE
+
+    def finished(self, seconds: float = 300.0) -> None:
+        assert self.run(seconds, until=lambda: self.done), self.load.stage
+
+    def nothing_left(self) -> None:
+        assert self.done
+        assert not self.load.lines
+        assert not self.segment.hosts
+        assert not self.segment.sessions
+        assert not self.port.calls
+        assert not self.port.requests
+        assert not self.journal.records
+        assert not self.mirror.flows
+        self.rig.nothing_left()

@@ -1,0 +1,171 @@
+"""npppysim's command line, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from npppy.config.model import AuthMethod
+from npppy.sim.load import Ending
+from npppy.sim.main import UsageError, main, parser, read_credentials, setup
+from npppy.sim.report import Report, milliseconds
+from npppy.sim.run import Setup, fill
+
+
+def given(*words: str) -> Setup:
+    return setup(parser().parse_args(["pppoe", "--interface", "eth0", *words]))
+
+
+def test_defaults() -> None:
+    chosen = given()
+    assert (chosen.plan.sessions, chosen.plan.rate, chosen.plan.window, chosen.plan.hold) == (1, 0, 256, 0)
+    assert chosen.plan.ending is Ending.LCP
+    assert chosen.wishes.tunnel.authentication_methods == (AuthMethod.CHAP,)
+    assert chosen.wishes.tunnel.mru == 1492
+    assert not chosen.wishes.tunnel.lcp_keepalive
+    assert chosen.ethernet.mac_base == 0x024E50000000
+    assert chosen.pings is None
+    assert not chosen.tun
+
+
+def test_all_options() -> None:
+    chosen = given(
+        *("--sessions", "500", "--rate", "20.5", "--window", "9", "--hold", "inf", "--terminate", "padt"),
+        *("--first", "7", "--auth", "mschapv2,pap", "--user", "u%d@{n}", "--password", "p%d"),
+        *("--timeout", "5", "--echo-interval", "20"),
+        *("--service-name", "gold", "--ac-name", "bng", "--mac-base", "02:00:00:00:01:00", "--host-uniq", "c0ffee"),
+        *("--max-payload", "1500", "--circuit-id", "c{n}", "--remote-id", "r%d"),
+        *("--ping", "192.0.2.1", "--ping-count", "3", "--ping-interval", "0.5", "--ping-size", "1400"),
+    )
+    plan, tunnel = chosen.plan, chosen.wishes.tunnel
+    assert (plan.sessions, plan.rate, plan.window, plan.hold) == (500, 20.5, 9, float("inf"))
+    assert (plan.ending, plan.first) == (Ending.PADT, 7)
+    assert tunnel.authentication_methods == (AuthMethod.MSCHAPV2, AuthMethod.PAP)
+    # Only the name is a template: a password may have any characters.
+    assert chosen.credentials(12) == (b"u12@12", b"p%d")
+    assert (tunnel.negotiation_timeout, tunnel.lcp_keepalive, tunnel.lcp_keepalive_interval) == (5, True, 20)
+    assert tunnel.mru == chosen.wishes.max_payload == 1500
+    assert (chosen.wishes.service_name, chosen.wishes.ac_name) == ("gold", "bng")
+    assert (chosen.ethernet.mac_base, chosen.ethernet.host_uniq) == (0x020000000100, b"\xc0\xff\xee")
+    assert (chosen.ethernet.circuit_id, chosen.ethernet.remote_id) == ("c{n}", "r%d")
+    assert chosen.pings is not None
+    assert chosen.pings.target == IPv4Address("192.0.2.1")
+    assert (chosen.pings.count, chosen.pings.interval, chosen.pings.size) == (3, 0.5, 1400)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--sessions", "0"],
+        ["--rate", "-1"],
+        ["--rate", "nan"],
+        ["--auth", "eap"],
+        ["--mru", "100"],
+        ["--mac-base", "01:00:00:00:00:00"],
+        ["--mac-base", "02:00"],
+        ["--terminate", "nicely"],
+        ["--host-uniq", "xyz"],
+        ["--ping", "host"],
+        ["--ping", "192.0.2.1", "--tun"],
+        ["--ping-size", "3"],
+    ],
+)
+def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        given(*words)
+    assert exit.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--macs", "one", "--sessions", "2", "--host-uniq", "none"],
+        ["--macs", "one", "--sessions", "2", "--host-uniq", "01"],
+        ["--mac-base", "02:ff:ff:ff:ff:fd", "--sessions", "3"],
+        ["--circuit-id", "x" * 64],
+        ["--user", "x" * 256],
+        ["--credentials", "/does/not/exist"],
+    ],
+)
+def test_words_that_do_not_go_together(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        given(*words)
+
+
+def test_credentials_are_used_in_turn(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    file.write_bytes(b"# name:password\n\nalice:wonder:land\nb\xff:\n")
+    listed = [(b"alice", b"wonder:land"), (b"b\xff", b"")]
+    assert read_credentials(file) == listed
+    chosen = given("--credentials", str(file), "--sessions", "5", "--first", "10")
+    assert [chosen.credentials(number) for number in range(10, 14)] == listed * 2
+
+
+@pytest.mark.parametrize("text", ["", "# nobody\n", "alice\n", "a:" + "x" * 256])
+def test_credentials_that_cannot_be_used(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "credentials"
+    file.write_text(text)
+    with pytest.raises(UsageError):
+        read_credentials(file)
+
+
+def test_templates() -> None:
+    assert fill("a%d-{n}%%", 12) == "a12-12%%"
+    assert fill("plain", 12) == "plain"
+
+
+def test_an_interface_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    # Without root the socket is refused already; either way it is said in a line, and the status is 2.
+    assert main(["pppoe", "--interface", "nonesuch0"]) == 2
+    assert capsys.readouterr().err.startswith("npppysim: ")
+
+
+# The summary.
+
+
+def test_percentiles() -> None:
+    assert milliseconds([]) == {}
+    assert milliseconds([0.002]) == {"p50": 2.0, "p90": 2.0, "p99": 2.0, "max": 2.0}
+    hundred = [number / 1000 for number in range(100, 0, -1)]
+    assert milliseconds(hundred) == {"p50": 51.0, "p90": 91.0, "p99": 100.0, "max": 100.0}
+
+
+def test_summary() -> None:
+    report = Report(3)
+    report.dialled(10.0)
+    report.dialled(10.5)
+    report.came_up(10.0, 11.0)
+    report.came_up(10.5, 12.0)
+    report.failed["no PADO"] += 1
+    report.pings_sent = 2
+    report.ping_answered(0.003)
+    facts = json.loads(report.as_json())
+    assert (facts["sessions"], facts["up"], facts["failed"], facts["rate"]) == (3, 2, {"no PADO": 1}, 1.0)
+    assert facts["setup_ms"]["max"] == 1500.0
+    assert facts["pings"]["answered"] == 1
+    assert not report.good
+    text = report.as_text()
+    assert "sessions   2 of 3 up" in text
+    assert "failed     1 no PADO" in text
+    assert "1.0 sessions/s in 2.0 s" in text
+    assert "2 sent, 1 answered, 0 wrong" in text
+
+
+def test_what_is_good() -> None:
+    report = Report(1)
+    assert not report.good
+    report.dialled(1.0)
+    report.came_up(1.0, 2.0)
+    assert report.good
+    report.lost["PADT received"] += 1
+    assert report.good
+    report.pings_sent = 1
+    assert not report.good
+    report.ping_answered(0.1)
+    assert report.good
+    report.pings_wrong = 1
+    assert not report.good
