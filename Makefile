@@ -97,7 +97,7 @@ lint: venv ## ruff, and mypy --strict
 bench: need-root ## every figure against its target, into bench/results.jsonl (root)
 	@scripts/packages venv demo
 	@$(MAKE) -s .venv/stamp
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 .PHONY: run
 run: need-root venv ## npppyd in the foreground, with CONF=conf/npppd.conf (root)

@@ -36,26 +36,31 @@ _SO_RCVBUFFORCE = 33
 
 # <linux/filter.h>: offsets of what the kernel knows of a packet.
 _PKTTYPE = 0xFFFFF000 + 4
+_IFINDEX = 0xFFFFF000 + 8
 _VLAN_TAG_PRESENT = 0xFFFFF000 + 48
-_LOAD_BYTE, _JUMP_EQUAL, _RETURN = 0x30, 0x15, 0x06
-
-#: Only frames to our address or to all, and without a VLAN tag.  By the time that a frame reaches a socket of one
-#: EtherType, the kernel has taken its tag off; where no VLAN device was there for it, the type OTHERHOST is all that
-#: tells, and an answer would go into the wrong VLAN.
-_FILTER = (
-    (_LOAD_BYTE, 0, 0, _PKTTYPE),
-    (_JUMP_EQUAL, 1, 0, socket.PACKET_HOST),
-    (_JUMP_EQUAL, 0, 3, socket.PACKET_BROADCAST),
-    (_LOAD_BYTE, 0, 0, _VLAN_TAG_PRESENT),
-    (_JUMP_EQUAL, 0, 1, 0),
-    (_RETURN, 0, 0, 0xFFFF),
-    (_RETURN, 0, 0, 0),
-)
+_LOAD, _LOAD_BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x30, 0x15, 0x06
 
 
-def _attach_filter(sock: socket.socket) -> None:
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in _FILTER))
-    program = struct.pack("HP", len(_FILTER), ctypes.addressof(code))
+def _attach_filter(sock: socket.socket, ifindex: int) -> None:
+    """Only frames to our address or to all, and without a VLAN tag.
+
+    By the time that a frame reaches a socket of one EtherType, the kernel has taken its tag off.  What tells is the
+    VLAN device, which the frame is for now though it came by ours; or the type OTHERHOST, where there is no such
+    device.  An answer would go into the wrong VLAN.
+    """
+    instructions = (
+        (_LOAD, 0, 0, _IFINDEX),
+        (_JUMP_EQUAL, 0, 6, ifindex),
+        (_LOAD_BYTE, 0, 0, _PKTTYPE),
+        (_JUMP_EQUAL, 1, 0, socket.PACKET_HOST),
+        (_JUMP_EQUAL, 0, 3, socket.PACKET_BROADCAST),
+        (_LOAD_BYTE, 0, 0, _VLAN_TAG_PRESENT),
+        (_JUMP_EQUAL, 0, 1, 0),
+        (_RETURN, 0, 0, 0xFFFF),
+        (_RETURN, 0, 0, 0),
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in instructions))
+    program = struct.pack("HP", len(instructions), ctypes.addressof(code))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
@@ -71,12 +76,12 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _open(interface: str, ethertype: int) -> socket.socket:
+def _open(interface: str, ifindex: int, ethertype: int) -> socket.socket:
     """A packet socket for one EtherType on one interface; raises OSError."""
     # With protocol 0 nothing comes in until it is bound, and by then the filter is there.
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     try:
-        _attach_filter(sock)
+        _attach_filter(sock, ifindex)
         _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
         _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
         sock.bind((interface, ethertype))
@@ -98,9 +103,9 @@ class _Listener:
         self._engine = engine
         self._clock = clock
         self.port = Port(name)
-        self._discovery = _open(name, codec.DISCOVERY)
+        self._discovery = _open(name, ifindex, codec.DISCOVERY)
         try:
-            self._session = _open(name, codec.SESSION)
+            self._session = _open(name, ifindex, codec.SESSION)
         except OSError:
             self._discovery.close()
             raise

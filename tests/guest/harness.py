@@ -83,14 +83,13 @@ def run(
     kind: str | None = None,
     timeout: float = 900,
     memory: int = 1024,
-    processors: int = 2,
     share: Sequence[Path] = (),
     output: BinaryIO | None = None,
 ) -> int:
     """Run `argv` in a guest and return its exit status, TIMED_OUT or NOT_RUN.
 
     kind: uml, kvm or tcg; None takes the best that works here.
-    timeout: seconds for the whole of it; memory: MiB; processors: of a QEMU guest.
+    timeout: seconds for the whole of it; memory: MiB.
     share: directories of the host that the guest may write.
     output: where the command's output goes (its stdout and stderr together); None is this process's stdout.
     What is to be said about the guest itself goes to stderr.
@@ -100,7 +99,7 @@ def run(
     for number, attempt in enumerate(attempts, 1):
         try:
             with tempfile.TemporaryDirectory(prefix="npppy-guest-") as name:
-                guest = Guest(Path(name), attempt, argv, memory, processors, [path.resolve() for path in share])
+                guest = Guest(Path(name), attempt, argv, memory, [path.resolve() for path in share])
                 return guest.run(timeout, output)
         except NotStarted as error:
             print(f"guest ({attempt}): {error}", file=sys.stderr, flush=True)
@@ -119,9 +118,7 @@ class NotStarted(GuestError):
 class Guest:
     """One guest, from its run directory to its end."""
 
-    def __init__(
-        self, home: Path, kind: str, argv: Sequence[str], memory: int, processors: int, share: Sequence[Path]
-    ) -> None:
+    def __init__(self, home: Path, kind: str, argv: Sequence[str], memory: int, share: Sequence[Path]) -> None:
         self._home = home
         self._kind = kind
         self._share = {"run": home, **{f"rw{number}": path for number, path in enumerate(share)}}
@@ -133,7 +130,7 @@ class Guest:
         else:
             image = kernel.fetch()
             modules = str(image.modules)
-            self._command = self._qemu(image, memory, processors)
+            self._command = self._qemu(image, memory)
         conf = [f"kind={kind}", f"modules={shlex.quote(modules)}", f"load={shlex.quote(MODULES)}"]
         conf += [f"share {tag} {shlex.quote(str(path))}" for tag, path in self._share.items()]
         (home / "conf").write_text("\n".join(conf) + "\n")
@@ -156,11 +153,12 @@ class Guest:
             *(f"init={self._home}/init.sh", f"npppy_run={self._home}"),
         ]
 
-    def _qemu(self, image: kernel.Kernel, memory: int, processors: int) -> list[str]:
-        accel, cpu = ("kvm", "host") if self._kind == "kvm" else ("tcg,thread=multi", "max")
+    def _qemu(self, image: kernel.Kernel, memory: int) -> list[str]:
+        accel, cpu = ("kvm", "host") if self._kind == "kvm" else ("tcg", "max")
         append = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0"
         command = [
-            *("qemu-system-x86_64", "-accel", accel, "-cpu", cpu, "-m", str(memory), "-smp", str(processors)),
+            # One processor: with two, one emulated start in twenty hangs.
+            *("qemu-system-x86_64", "-accel", accel, "-cpu", cpu, "-m", str(memory), "-smp", "1"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-serial", f"file:{self._console}", "-kernel", str(image.image), "-initrd", str(image.initramfs)),
             *("-append", f"{append} npppy_run={self._home}"),

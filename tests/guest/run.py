@@ -15,7 +15,6 @@ def main() -> int:
     parser.add_argument("--kind", choices=["uml", "kvm", "tcg"], help="the kind of guest (the best that works here)")
     parser.add_argument("--timeout", type=float, default=900, metavar="S", help="seconds for all of it (%(default)s)")
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="of the guest (%(default)s)")
-    parser.add_argument("--processors", type=int, default=2, metavar="N", help="of a QEMU guest (%(default)s)")
     parser.add_argument("--share", type=Path, action="append", default=[], metavar="DIR", help="the guest may write it")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
@@ -29,7 +28,6 @@ def main() -> int:
         kind=options.kind,
         timeout=options.timeout,
         memory=options.memory,
-        processors=options.processors,
         share=options.share,
     )
 

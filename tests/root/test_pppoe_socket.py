@@ -191,6 +191,20 @@ async def test_frames_to_others_do_not_reach_us(netns: None) -> None:
     lab.close()
 
 
+async def test_frames_to_devices_on_ours_do_not_reach_us(netns: None) -> None:
+    """A MACVLAN here; what comes by a VLAN device is given to us in the same way, our own address on it."""
+    lab = Lab()
+    other = "02ac00000007"
+    ip("link", "add", "link", "acc", "name", "other", "address", bytes.fromhex(other).hex(":"), "type", "macvlan")
+    ip("link", "set", "other", "up")
+    frame = bytes.fromhex(other) + session_frame(ACCESS, HOST, 7, LCP_REQUEST)[6:]
+    lab.cpe.send(frame)
+    lab.cpe.send(lab.padi(b"plain"))
+    assert (await lab.hear_discovery()).first(Tag.HOST_UNIQ) == b"plain"
+    assert [dict(drops) for drops in lab.server.engine.drops.values()] == [{}]
+    lab.close()
+
+
 async def test_a_burst_is_answered_whole(netns: None) -> None:
     lab = Lab()
     count = 5 * BATCH

@@ -1,0 +1,444 @@
+"""Real peers around npppyd: a subscriber's site, the concentrator and what lies beyond, a network namespace each.
+
+    lan ---- sub ==== bng ---- net
+     lan0 home0  sub0 eth1  up0 host0
+
+pppd dials from `sub`, `lan` is behind it; npppyd serves on eth1 of `bng`; `net` is the world.  All waiting is polling
+with a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from npppy.control.client import Connection
+
+#: Seconds that anything may take; an emulated guest is 10 to 20 times slower.
+PATIENCE = 300.0 if os.environ.get("NPPPY_GUEST") == "tcg" else 30.0
+
+#: A session that LCP ends is gone a second after the peer's last word, and not after three.
+QUICK = "lcp-timeout 1"
+
+#: The concentrator's address on its shared interface, and both ends of the link to the world.
+OURS, UPLINK, WORLD = "10.64.0.1", "192.0.2.1", "192.0.2.2"
+#: The network behind the user "office", the subscriber's end of it, and a host there.
+OFFICE, HOME, HOST = "10.65.0.64/28", "10.65.0.65", "10.65.0.66"
+
+USERS = r"""
+alice:\
+	:password=wonderland:
+bob:\
+	:password=builder:\
+	:framed-ip-address=10.65.0.7:
+chooser:\
+	:password=mine:\
+	:framed-ip-address=255.255.255.255:
+office:\
+	:password=red\072brick:\
+	:framed-ip-address=10.65.0.64:\
+	:framed-ip-netmask=255.255.255.240:
+"""
+
+_CONFIG = """
+{top}
+tunnel ACCESS protocol pppoe {{
+    listen on interface {listen}
+    {tunnel}
+}}
+ipcp POOL {{
+    pool-address 10.64.0.2-10.64.0.254
+    pool-address 10.65.0.0/24 for static
+    {ipcp}
+}}
+interface tun0 address 10.64.0.1 ipcp POOL
+authentication LOCAL type local {{
+    users-file "npppd-users"
+}}
+bind tunnel from ACCESS authenticated by LOCAL to tun0
+"""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
+_ETH_P_ALL = 3
+
+_indexes = itertools.count(1000)
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str) -> T:
+    """Wait until *condition* is true, and return what it says."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
+        time.sleep(0.02)
+    return result
+
+
+class Program:
+    """A process, and the log file that it writes."""
+
+    def __init__(self, name: str, namespace: str, argv: Sequence[str], log: Path) -> None:
+        self.name = name
+        self._log = log
+        with log.open("wb") as out:
+            # `ip netns exec` becomes the program: its process is the one that is ended.
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", namespace, *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def says(self, pattern: str, times: int = 1) -> re.Match[str]:
+        """Wait until the log has *pattern*, so many times; returns the last of them."""
+
+        def found() -> re.Match[str] | None:
+            running = self.running
+            matches = list(re.finditer(pattern, self.log))
+            if len(matches) >= times:
+                return matches[-1]
+            assert running, f"{self.name} has exited with {self.process.returncode}, and its log lacks {pattern!r}"
+            return None
+
+        match = until(found, f"{pattern!r} in the log of {self.name}")
+        assert match is not None
+        return match
+
+    def exits(self) -> int:
+        """Wait for the end of the process; returns its status."""
+        until(lambda: not self.running, f"the end of {self.name}")
+        return self.process.returncode
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the process by a signal; returns its status."""
+        self.send(number)
+        return self.exits()
+
+    def kill(self) -> None:
+        if self.running:
+            self.process.kill()
+        self.process.wait()
+
+
+class Pppd(Program):
+    """pppd, which dials; see pppd(8), "EXIT STATUS", for what it says in the end."""
+
+    def up(self) -> Pppd:
+        """Wait until it has an address."""
+        self.says(r"remote IP address")
+        return self
+
+    @property
+    def interface(self) -> str:
+        return self.says(r"Using interface (\S+)")[1]
+
+    @property
+    def address(self) -> str:
+        return self.says(r"local  IP address (\S+)")[1]
+
+    @property
+    def session_id(self) -> int:
+        return int(self.says(r"PPP session is (\d+)")[1])
+
+
+class Npppyd(Program):
+    def is_sound(self) -> None:
+        """Whatever it saw, it has made no mistake of its own."""
+        assert "Traceback" not in self.log
+        assert " ERROR " not in self.log
+
+
+class Lab:
+    """The namespaces, npppyd and the pppds of one test."""
+
+    def __init__(self, where: Path, number: int) -> None:
+        self.where = where
+        self.sub, self.bng, self.net, self.lan = (f"{name}{number}" for name in ("sub", "bng", "net", "lan"))
+        self.programs: list[Program] = []
+        self.socket = where / "npppyd.sock"
+        self.daemon: Npppyd
+        self._sockets = contextlib.ExitStack()
+        self._configure = where / "npppd.conf"
+
+    def build(self) -> None:
+        for namespace in (self.sub, self.bng, self.net, self.lan):
+            run("ip", "netns", "add", namespace)
+        self.ip(
+            self.bng,
+            veth("eth1", "sub0", self.sub),
+            veth("up0", "host0", self.net),
+            "link set lo up",
+            "link set eth1 up",
+            "link set up0 up",
+            f"address add {UPLINK}/24 dev up0",
+        )
+        self.ip(
+            self.sub,
+            veth("home0", "lan0", self.lan),
+            "link set lo up",
+            "link set sub0 up",
+            "link set home0 up",
+        )
+        self.ip(self.lan, "link set lo up", "link set lan0 up")
+        self.ip(
+            self.net,
+            "link set lo up",
+            "link set host0 up",
+            f"address add {WORLD}/24 dev host0",
+            f"route add default via {UPLINK}",
+        )
+        for namespace in (self.sub, self.bng):
+            with inside(namespace):
+                Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+    def close(self) -> None:
+        for program in reversed(self.programs):
+            program.kill()
+        self._sockets.close()
+        for namespace in (self.sub, self.bng, self.net, self.lan):
+            subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True)
+
+    def is_sound(self) -> None:
+        """No npppyd of this test has made a mistake, and real peers have sent nothing that breaks its format."""
+        daemons = [program for program in self.programs if isinstance(program, Npppyd)]
+        for daemon in daemons:
+            daemon.is_sound()
+        if daemons and daemons[-1].running:
+            assert self.status()["malformed"] == {}
+
+    def logs(self) -> Iterator[tuple[str, str]]:
+        """(program, what it wrote) of all that ran."""
+        for program in self.programs:
+            yield program.name, program.log
+
+    # npppyd.
+
+    def start(self, tunnel: str = "", *, ipcp: str = "", top: str = "", users: str = USERS) -> None:
+        """Start npppyd with these lines in the configuration, and wait until it serves."""
+        self.rewrite(tunnel, ipcp=ipcp, top=top)
+        path = self.where / "npppd-users"
+        path.write_text(users)
+        path.chmod(0o600)
+        self.start_again()
+
+    def rewrite(self, tunnel: str = "", *, ipcp: str = "", top: str = "", listen: str = "eth1") -> None:
+        """Write the configuration."""
+        lines = "\n    ".join(line.strip() for line in tunnel.strip().splitlines())
+        self._configure.write_text(_CONFIG.format(top=top, tunnel=lines, ipcp=ipcp, listen=listen))
+
+    def start_again(self) -> None:
+        """Start npppyd with the configuration as it is."""
+        number = sum(isinstance(program, Npppyd) for program in self.programs)
+        name = f"npppyd-{number}"
+        argv = [sys.executable, "-m", "npppy.daemon", "-d", "-v", "-f", str(self._configure), "-s", str(self.socket)]
+        self.daemon = Npppyd(name, self.bng, argv, self.where / f"{name}.log")
+        self.programs.append(self.daemon)
+        self.daemon.says(r"npppyd \S+ started")
+
+    def ask(self, command: str, **filters: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The rows and the result of a command on the control socket; npppyctl's own start costs half a second."""
+        connection = Connection(str(self.socket))
+        try:
+            request = {"command": command, "filters": filters} if command != "daemon" else {"command": command}
+            answer = connection.ask(request)
+            rows = [row for part in answer for row in part]
+            return rows, answer.done
+        finally:
+            connection.close()
+
+    def sessions(self, **filters: Any) -> list[dict[str, Any]]:
+        """The sessions that are up, or those of a filter."""
+        return self.ask("session", **filters)[0]
+
+    def status(self) -> dict[str, Any]:
+        return self.ask("daemon")[1]
+
+    def session(self) -> dict[str, Any]:
+        """The one session that is up; waits for it."""
+        rows = until(self.sessions, "a session")
+        assert len(rows) == 1
+        return rows[0]
+
+    def is_empty(self) -> bool:
+        """Nothing is left of any session: no half-open one, address, timer or record."""
+        status = self.status()
+        return not any(status[what] for what in ("sessions", "half_open", "bound", "timers", "addresses", "journal"))
+
+    def empties(self) -> None:
+        try:
+            until(self.is_empty, "nothing is left of the sessions")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.status()}, {self.sessions(state='any')}") from None
+
+    def ctl(self, *words: str, status: int = 0) -> str:
+        """npppyctl itself."""
+        argv = [sys.executable, "-m", "npppy.ctl", "-s", str(self.socket), *words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == status, done.stderr
+        return done.stdout
+
+    def program(self, name: str, namespace: str, *argv: str) -> Program:
+        """Any other program, which runs until it is stopped."""
+        program = Program(name, namespace, argv, self.where / f"{name}.log")
+        self.programs.append(program)
+        return program
+
+    def ended(self, cause: str, times: int = 1) -> str:
+        """Wait for the TUNNELUSAGE line of a session that ended for *cause*; returns its reason."""
+        return self.daemon.says(rf'TUNNELUSAGE .* cause={cause} reason="(.*)"', times)[1]
+
+    # The subscriber.
+
+    def dial(
+        self,
+        *options: str,
+        user: str = "alice",
+        password: str = "wonderland",
+        link: Sequence[str] = ("plugin", "rp-pppoe.so", "sub0"),
+    ) -> Pppd:
+        """Start pppd, which goes on by itself."""
+        number = sum(isinstance(program, Pppd) for program in self.programs)
+        argv = ["pppd", *link, "user", user, "password", password, "noauth", "nodetach", "debug", "nodefaultroute"]
+        # It is not to look up the machine's name, nor are the machine's scripts to write its resolv.conf.
+        argv += ["noipdefault", "ip-up-script", "/bin/true", "ip-down-script", "/bin/true", *options]
+        pppd = Pppd(f"pppd-{number}", self.sub, argv, self.where / f"pppd-{number}.log")
+        self.programs.append(pppd)
+        return pppd
+
+    def dial_up(self, *options: str, user: str = "alice", password: str = "wonderland") -> Pppd:
+        """Dial, and reach the world through the session."""
+        pppd = self.dial(*options, user=user, password=password).up()
+        self.ip(self.sub, f"route replace default dev {pppd.interface}")
+        return pppd
+
+    def dial_home(self, *options: str) -> Pppd:
+        """Dial as "office", and give `lan` a host of the network behind."""
+        pppd = self.dial_up(*options, user="office", password="red:brick")
+        self.ip(self.sub, f"address add {HOME}/28 dev home0")
+        self.ip(self.lan, f"address add {HOST}/28 dev lan0", f"route add default via {HOME}")
+        return pppd
+
+    # Namespaces.
+
+    def ip(self, namespace: str, *lines: str) -> None:
+        """Commands of iproute2, without the "ip"."""
+        run("ip", "-n", namespace, "-batch", "-", input="\n".join(lines) + "\n")
+
+    def ping(self, namespace: str, address: str, *options: str, count: int = 1) -> str:
+        """Ping, which must be answered each time."""
+        done = self.try_ping(namespace, address, *options, count=count)
+        assert f" {count} received" in done, done
+        return done
+
+    def try_ping(self, namespace: str, address: str, *options: str, count: int = 1) -> str:
+        argv = ["ip", "netns", "exec", namespace, "ping", "-n", "-c", str(count), "-i", "0.1", "-W", "5"]
+        argv += [*options, address]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE)
+        return done.stdout + done.stderr
+
+    def has_route(self, namespace: str, network: str) -> bool:
+        return any(line.split()[:1] == [network] for line in run("ip", "-n", namespace, "route").splitlines())
+
+    def has_link(self, namespace: str, name: str) -> bool:
+        return any(link["ifname"] == name for link in json.loads(run("ip", "-n", namespace, "-j", "link", "show")))
+
+    def mac(self, namespace: str, name: str) -> bytes:
+        (link,) = json.loads(run("ip", "-n", namespace, "-j", "link", "show", "dev", name))
+        return bytes.fromhex(link["address"].replace(":", ""))
+
+    def listen(self, namespace: str, address: str = "0.0.0.0") -> socket.socket:
+        """A TCP server that keeps the SYN of its connections."""
+        with inside(namespace):
+            listener = socket.create_server((address, 0))
+        self._sockets.enter_context(listener)
+        listener.settimeout(PATIENCE)
+        listener.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, 1)
+        return listener
+
+    def connect(self, namespace: str, address: str, listener: socket.socket) -> tuple[socket.socket, socket.socket]:
+        """Both ends of a connection from *namespace*: the caller's, the listener's."""
+        with inside(namespace):
+            caller = self._sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        caller.settimeout(PATIENCE)
+        caller.connect((address, listener.getsockname()[1]))
+        called = self._sockets.enter_context(listener.accept()[0])
+        called.settimeout(PATIENCE)
+        return caller, called
+
+    def wire(self, namespace: str, name: str) -> socket.socket:
+        """A packet socket on an interface."""
+        with inside(namespace):
+            sock = self._sockets.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+            sock.bind((name, _ETH_P_ALL))
+        sock.settimeout(PATIENCE)
+        return sock
+
+
+# linux/tcp.h
+_TCP_SAVE_SYN = 27
+_TCP_SAVED_SYN = 28
+
+
+def announced_mss(called: socket.socket) -> int:
+    """The MSS in the SYN that a connection of :meth:`Lab.listen` came from."""
+    packet = called.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, 256)
+    options = packet[(packet[0] & 15) * 4 + 20 :]
+    # Linux has it first.
+    kind, length, mss = struct.unpack_from("!BBH", options)
+    assert (kind, length) == (2, 4)
+    return int(mss)
+
+
+def veth(name: str, peer: str, namespace: str) -> str:
+    """The command that makes a wire to another namespace.
+
+    The kernel sees at once that a link is up only where it has another index than its peer; else it takes a second, in
+    which all is lost.
+    """
+    ours = next(_indexes)
+    return f"link add {name} index {ours} type veth peer name {peer} index {next(_indexes)} netns {namespace}"
+
+
+def run(*argv: str, input: str | None = None) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, input=input, timeout=PATIENCE)
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+    return done.stdout
+
+
+@contextlib.contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """This thread in a namespace: what is opened here belongs to that."""
+    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{namespace}") as there:
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(home.fileno())
+
+
+def _enter(fd: int) -> None:
+    if _LIBC.setns(fd, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
