@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ import pytest
 
 pytestmark = pytest.mark.root
 
-CLONE_NEWNET = 0x40000000
 PATIENCE = 20.0
 
 CONFIG = """
@@ -50,19 +48,11 @@ def ip(words: str) -> str:
 
 
 @pytest.fixture
-def netns() -> Iterator[None]:
-    """This thread, and what it starts, in a new network namespace, which ends with the test."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        ip("link add acc type veth peer cpe")
-        for name in ("lo", "acc", "cpe"):
-            ip(f"link set {name} up")
-        yield
-    finally:
-        assert libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        os.close(home)
+def links(netns: None) -> None:
+    """acc is the daemon's interface, cpe the other end of its wire."""
+    ip("link add acc type veth peer cpe")
+    for name in ("lo", "acc", "cpe"):
+        ip(f"link set {name} up")
 
 
 class Npppyd:
@@ -114,7 +104,7 @@ class Npppyd:
 
 
 @pytest.fixture
-def npppyd(netns: None, tmp_path: Path) -> Iterator[Npppyd]:
+def npppyd(links: None, tmp_path: Path) -> Iterator[Npppyd]:
     daemon = Npppyd(tmp_path)
     yield daemon
     if daemon.process and daemon.process.poll() is None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import os
 import random
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,29 +24,11 @@ from tests.unit.pppoe_fake import IP_PACKET, LCP_REQUEST, FakePpp, tunnel
 
 pytestmark = pytest.mark.root
 
-_CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
 
 ACCESS = bytes.fromhex("02ac00000001")
 HOST = bytes.fromhex("020000000101")
 PATIENCE = 10.0
-
-
-@pytest.fixture
-def netns() -> Iterator[None]:
-    """This thread in a new network namespace, which ends with the test."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.unshare(_CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
-        try:
-            yield
-        finally:
-            if libc.setns(home, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-    finally:
-        os.close(home)
 
 
 def ip(*words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -54,9 +55,13 @@ class Holdings:
         self.before = self._look()
 
     def _look(self) -> tuple[list[str], str]:
-        links = Path(f"/proc/{self.lab.daemon.process.pid}/fd")
-        # A number may be of another socket now; what kind of file it is, and how many there are, may not differ.
-        kinds = sorted(os.readlink(link).partition(":")[0] for link in links.iterdir())
+        kinds = []
+        for link in Path(f"/proc/{self.lab.daemon.process.pid}/fd").iterdir():
+            # A number may be of another socket now; what kind of file it is, and how many there are, may not differ.
+            # One that is closed while we look is not open any more.
+            with contextlib.suppress(FileNotFoundError):
+                kinds.append(os.readlink(link).partition(":")[0])
+        kinds.sort()
         return kinds, run("ip", "-n", self.lab.bng, "route", "show")
 
     def same(self) -> None:

@@ -6,7 +6,6 @@ writes down all that comes.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -33,7 +32,6 @@ pytestmark = pytest.mark.root
 PATIENCE = 20.0
 ACCESS = bytes.fromhex("02ac00000001")
 HOST = bytes.fromhex("020000000101")
-_CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
 
 CONFIG = """
@@ -108,23 +106,6 @@ KINDS = {
     "ICMP host unreachable",
     "ICMP fragmentation needed",
 }
-
-
-@pytest.fixture
-def netns() -> Iterator[None]:
-    """This thread in a new network namespace, which ends with the test."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.unshare(_CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
-        try:
-            yield
-        finally:
-            if libc.setns(home, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-    finally:
-        os.close(home)
 
 
 @pytest.fixture

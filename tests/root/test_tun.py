@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import json
 import logging
@@ -26,27 +25,13 @@ from npppy.tun import device
 from npppy.tun.device import TunError, TunInterface
 from npppy.tun.netlink import BATCH, RTPROT_NPPPY, LinkMonitor, LinkState, Netlink, NetlinkError
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("netns")]
 
-CLONE_NEWNET = 0x40000000
 IP_RECVERR = 11
 POOL = IPv4Network("10.0.0.0/24")
 WHERE = Where("npppd.conf", 1, 1)
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@pytest.fixture(autouse=True)
-def namespace() -> Iterator[None]:
-    """This thread is in a network namespace of its own, which vanishes with what is in it."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    assert LIBC.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    try:
-        yield
-    finally:
-        assert LIBC.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        os.close(home)
 
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
