@@ -64,7 +64,7 @@ test: ## all suites; without root those that need none
 
 .PHONY: test-unit
 test-unit: venv ## what needs neither root nor a guest: seconds
-	@$(PYTEST) -m "not root and not guest"
+	@$(PYTEST) tests/unit -m "not root and not guest"
 
 .PHONY: test-root
 test-root: need-root ## what needs root and network namespaces

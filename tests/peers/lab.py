@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import itertools
 import json
 import os
@@ -143,8 +144,19 @@ class Program:
         self.process.wait()
 
 
+class Exit(enum.IntEnum):
+    """pppd(8), EXIT STATUS."""
+
+    SIGNALLED = 5
+    IDLE = 12
+    CONNECT_TIME = 13
+    #: By a PADT, or because the interface went away.
+    HANGUP = 16
+    AUTHENTICATION_FAILED = 19
+
+
 class Pppd(Program):
-    """pppd, which dials; see pppd(8), "EXIT STATUS", for what it says in the end."""
+    """pppd, which dials."""
 
     def up(self) -> Pppd:
         """Wait until it has an address."""
@@ -181,7 +193,7 @@ class Lab:
         self.socket = where / "npppyd.sock"
         self.daemon: Npppyd
         self._sockets = contextlib.ExitStack()
-        self._configure = where / "npppd.conf"
+        self._conf = where / "npppd.conf"
 
     def build(self) -> None:
         for namespace in (self.sub, self.bng, self.net, self.lan):
@@ -247,13 +259,13 @@ class Lab:
     def rewrite(self, tunnel: str = "", *, ipcp: str = "", top: str = "", listen: str = "eth1") -> None:
         """Write the configuration."""
         lines = "\n    ".join(line.strip() for line in tunnel.strip().splitlines())
-        self._configure.write_text(_CONFIG.format(top=top, tunnel=lines, ipcp=ipcp, listen=listen))
+        self._conf.write_text(_CONFIG.format(top=top, tunnel=lines, ipcp=ipcp, listen=listen))
 
     def start_again(self) -> None:
         """Start npppyd with the configuration as it is."""
         number = sum(isinstance(program, Npppyd) for program in self.programs)
         name = f"npppyd-{number}"
-        argv = [sys.executable, "-m", "npppy.daemon", "-d", "-v", "-f", str(self._configure), "-s", str(self.socket)]
+        argv = [sys.executable, "-m", "npppy.daemon", "-d", "-v", "-f", str(self._conf), "-s", str(self.socket)]
         self.daemon = Npppyd(name, self.bng, argv, self.where / f"{name}.log")
         self.programs.append(self.daemon)
         self.daemon.says(r"npppyd \S+ started")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.peers.lab import HOME, HOST, OFFICE, QUICK, WORLD, Lab, until
+from tests.peers.lab import HOME, HOST, OFFICE, QUICK, WORLD, Exit, Lab, until
 
 pytestmark = pytest.mark.guest
-
-AUTHENTICATION_FAILED = 19
 
 
 def test_fixed_address(lab: Lab) -> None:
@@ -25,7 +23,7 @@ def test_fixed_address_is_in_use(lab: Lab) -> None:
     lab.start()
     lab.dial_up(user="bob", password="builder")
     second = lab.dial(user="bob", password="builder")
-    assert second.exits() == AUTHENTICATION_FAILED
+    assert second.exits() == Exit.AUTHENTICATION_FAILED
     lab.daemon.says(r'TUNNELDENY user="bob" .* reason="address 10\.65\.0\.7 cannot be had')
     assert len(lab.sessions()) == 1
     lab.ping(lab.net, "10.65.0.7")
@@ -65,7 +63,7 @@ def test_the_peer_chooses(lab: Lab) -> None:
 def test_too_many_sessions_of_a_user(lab: Lab) -> None:
     lab.start(top="set user-max-session 1")
     first = lab.dial_up()
-    assert lab.dial().exits() == AUTHENTICATION_FAILED
+    assert lab.dial().exits() == Exit.AUTHENTICATION_FAILED
     lab.daemon.says(r'TUNNELDENY user="alice" .* reason="user-max-session"')
     lab.dial(user="bob", password="builder").up()
     lab.ping(lab.sub, WORLD)
@@ -94,5 +92,5 @@ def test_the_pool_is_exhausted(lab: Lab) -> None:
     lab.start(ipcp="max-session 2", users=users + "alice:password=wonderland:\n")
     for number in (2, 3):
         lab.dial(user=f"user{number}", password="x").up()
-    assert lab.dial().exits() == AUTHENTICATION_FAILED
+    assert lab.dial().exits() == Exit.AUTHENTICATION_FAILED
     lab.daemon.says(r'TUNNELDENY user="alice" .* reason="max-session of ipcp POOL"')

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.peers.lab import OURS, QUICK, WORLD, Lab, until
+from tests.peers.lab import OURS, QUICK, WORLD, Exit, Lab, until
 
 pytestmark = pytest.mark.guest
-
-# pppd(8), EXIT STATUS.
-HANGUP = 16
-AUTHENTICATION_FAILED = 19
 
 RESOLV_CONF = Path("/etc/ppp/resolv.conf")
 
@@ -54,6 +51,7 @@ def test_npppyctl(lab: Lab) -> None:
     line = lab.ctl("session", "brief").splitlines()[-1]
     assert line.split() == ["0", pppd.address, "alice", "PPPoE", lab.mac(lab.sub, "sub0").hex(":")]
     assert f"Assigned IPv4 Address   : {pppd.address}" in lab.ctl("session", "all", "username", "alice")
+    assert json.loads(lab.ctl("-j", "daemon"))["sessions"] == 1
 
 
 def test_monitor(lab: Lab) -> None:
@@ -103,7 +101,7 @@ def test_no_method_in_common(lab: Lab) -> None:
     lab.start("authentication-method mschapv2 chap pap")
     pppd = lab.dial("refuse-mschap-v2", "refuse-chap", "refuse-pap")
     lab.daemon.says(r'logtype=Terminated cause=User-Error reason="no authentication method in common"')
-    assert pppd.exits() == HANGUP
+    assert pppd.exits() == Exit.HANGUP
     assert "rcvd [LCP TermReq" in pppd.log
     assert "local  IP address" not in pppd.log
     lab.empties()
@@ -116,7 +114,7 @@ def test_wrong_logins(lab: Lab, method: str) -> None:
     heard = []
     for user, reason in (("alice", "wrong password"), ("mallory", "unknown user")):
         pppd = lab.dial(user=user, password="guess")
-        assert pppd.exits() == AUTHENTICATION_FAILED
+        assert pppd.exits() == Exit.AUTHENTICATION_FAILED
         mac = lab.mac(lab.sub, "sub0").hex(":")
         lab.daemon.says(rf'TUNNELDENY user="{user}" layer2=PPPoE layer2from={mac} reason="{reason}"')
         lab.daemon.says(rf'logtype=Terminated cause=User-Error reason="{reason}"')

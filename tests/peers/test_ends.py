@@ -6,15 +6,9 @@ import signal
 
 import pytest
 
-from tests.peers.lab import QUICK, WORLD, Lab, veth
+from tests.peers.lab import QUICK, WORLD, Exit, Lab, veth
 
 pytestmark = pytest.mark.guest
-
-# pppd(8), EXIT STATUS.
-SIGNALLED = 5
-IDLE = 12
-CONNECT_TIME = 13
-HANGUP = 16
 
 #: A silent peer is given up within three seconds.
 KEEPALIVE = f"{QUICK}\nlcp-keepalive-interval 1\nlcp-keepalive-retry-interval 1\nlcp-keepalive-max-retries 2"
@@ -24,15 +18,15 @@ def test_pppd_is_told_to_end(lab: Lab) -> None:
     lab.start(QUICK)
     pppd = lab.dial_up()
     lab.ping(lab.sub, WORLD)
-    assert pppd.stop() == SIGNALLED
+    assert pppd.stop() == Exit.SIGNALLED
     assert lab.ended("User-Request") == "the peer terminated LCP"
     assert "rcvd [LCP TermAck" in pppd.log
     assert "data_in=84bytes,1packets data_out=84bytes,1packets" in lab.daemon.log
     lab.empties()
 
 
-@pytest.mark.parametrize(("option", "status"), [("idle", IDLE), ("maxconnect", CONNECT_TIME)])
-def test_pppd_has_enough(lab: Lab, option: str, status: int) -> None:
+@pytest.mark.parametrize(("option", "status"), [("idle", Exit.IDLE), ("maxconnect", Exit.CONNECT_TIME)])
+def test_pppd_has_enough(lab: Lab, option: str, status: Exit) -> None:
     lab.start(QUICK)
     pppd = lab.dial_up(option, "1")
     assert pppd.exits() == status
@@ -56,14 +50,14 @@ def test_a_pppd_that_hangs(lab: Lab) -> None:
     lab.empties()
     pppd.send(signal.SIGCONT)
     # By then it has our Terminate-Request and our PADT.
-    assert pppd.exits() == HANGUP
+    assert pppd.exits() == Exit.HANGUP
 
 
 def test_the_subscribers_link_goes_down(lab: Lab) -> None:
     lab.start(KEEPALIVE)
     pppd = lab.dial_up()
     lab.ip(lab.sub, "link set sub0 down")
-    assert pppd.exits() == HANGUP
+    assert pppd.exits() == Exit.HANGUP
     lab.ended("Lost-Carrier")
     lab.empties()
 
@@ -86,7 +80,7 @@ def test_our_interface_vanishes(lab: Lab) -> None:
     lab.start(QUICK)
     first = lab.dial_up()
     lab.ip(lab.bng, "link delete eth1")
-    assert first.exits() == HANGUP
+    assert first.exits() == Exit.HANGUP
     assert lab.ended("Lost-Carrier") == "interface vanished"
     lab.empties()
     # A new one by the same name serves as the old one did.
@@ -102,7 +96,7 @@ def test_our_address_changes(lab: Lab) -> None:
     first = lab.dial_up()
     lab.ip(lab.bng, "link set eth1 address 02:00:5e:00:00:01")
     # Its PADT comes from the address that pppd knows.
-    assert first.exits() == HANGUP
+    assert first.exits() == Exit.HANGUP
     assert lab.ended("Lost-Carrier") == "MAC address changed"
     lab.empties()
     second = lab.dial_up()
@@ -151,4 +145,4 @@ def test_npppyd_is_told_to_end_and_a_peer_hangs(lab: Lab) -> None:
     assert lab.daemon.stop() == 0
     lab.ended("Admin-Reboot")
     pppd.send(signal.SIGCONT)
-    assert pppd.exits() == HANGUP
+    assert pppd.exits() == Exit.HANGUP

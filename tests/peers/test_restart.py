@@ -6,12 +6,9 @@ import signal
 
 import pytest
 
-from tests.peers.lab import OFFICE, WORLD, Lab, until
+from tests.peers.lab import OFFICE, WORLD, Exit, Lab, until
 
 pytestmark = pytest.mark.guest
-
-#: pppd's exit status after a PADT.
-HANGUP = 16
 
 
 @pytest.mark.tcg
@@ -27,7 +24,7 @@ def test_killed_and_started_again(lab: Lab) -> None:
     lab.start_again()
     lab.daemon.says(r"interface=eth1 Ended old sessions=3")
     for pppd in (old, *others):
-        assert pppd.exits() == HANGUP
+        assert pppd.exits() == Exit.HANGUP
         assert not lab.has_link(lab.sub, pppd.interface)
     assert lab.is_empty()
     assert not lab.has_route(lab.bng, OFFICE)
@@ -52,7 +49,7 @@ def test_a_peer_that_missed_its_padt(lab: Lab) -> None:
     assert pppd.running
     # The kernel takes up to a second to see that the carrier is back.
     until(lambda: lab.try_ping(lab.sub, WORLD, "-W", "0.2") and not pppd.running, "the end of the session")
-    assert pppd.exits() == HANGUP
+    assert pppd.exits() == Exit.HANGUP
     assert lab.status()["drops"]["eth1"]["session"] >= 1
     lab.dial_up()
     lab.ping(lab.sub, WORLD)

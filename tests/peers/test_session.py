@@ -8,7 +8,7 @@ import pytest
 
 from npppy.ppp import options, proto
 from npppy.pppoe import codec
-from tests.peers.lab import WORLD, Lab, until
+from tests.peers.lab import WORLD, Exit, Lab, until
 
 pytestmark = pytest.mark.guest
 
@@ -103,6 +103,6 @@ def test_a_reload_without_the_interface(lab: Lab) -> None:
     lab.rewrite("", listen="eth2")
     lab.daemon.send(signal.SIGHUP)
     # By a PADT.
-    assert pppd.exits() == 16
+    assert pppd.exits() == Exit.HANGUP
     lab.ended("Admin-Reset")
     lab.empties()

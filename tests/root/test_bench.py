@@ -24,13 +24,13 @@ KEYS = {"name", "value", "unit", "target", "better", "baseline", "machine", "com
 def bench(path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """The quick measurements, with temporary files below *path*."""
     command = [sys.executable, "-m", "bench", "--quick", "--results", str(path / "results.jsonl"), *arguments]
-    (path / "tmp").mkdir()
-    env = {**os.environ, "TMPDIR": str(path / "tmp"), **environment}
+    (path / "t").mkdir()
+    env = {**os.environ, "TMPDIR": str(path / "t"), **environment}
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def nothing_left(path: Path) -> bool:
-    return list((path / "tmp").iterdir()) == []
+    return list((path / "t").iterdir()) == []
 
 
 def test_figures_are_printed_and_kept(tmp_path: Path) -> None:

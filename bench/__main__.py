@@ -1,0 +1,148 @@
+"""``python -m bench``: measure, print every figure against its target, and keep them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+from . import packets, sessions
+from .figures import ROOT, BenchError, Figure, append, commit, machine, table
+from .lab import OURS, THEIRS
+
+PARTS = ("setup", "rest", "ctl", "pipex")
+
+#: The share of the machine that others may have before we say so.
+QUIET = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much is measured.  Times are in seconds."""
+
+    setup: int
+    setup_runs: int
+    idle: int
+    idle_time: float
+    memory: int
+    listed: tuple[int, ...]
+    pairs: int
+    traffic_time: float
+
+
+FULL = Sizes(
+    setup=2000,
+    setup_runs=3,
+    idle=10_000,
+    idle_time=60.0,
+    memory=10_000,
+    listed=(10_000, 50_000),
+    pairs=7,
+    traffic_time=1.0,
+)
+QUICK = Sizes(
+    setup=500,
+    setup_runs=1,
+    idle=1000,
+    idle_time=20.0,
+    memory=2000,
+    listed=(2000,),
+    pairs=3,
+    traffic_time=0.5,
+)
+
+
+def figures(part: str, sizes: Sizes) -> Iterator[Figure]:
+    if part == "setup":
+        for method in sessions.METHODS:
+            yield from sessions.setup(method, sizes.setup, sizes.setup_runs)
+    elif part == "rest":
+        yield from sessions.base()
+        yield from sessions.rest(sizes.idle, sizes.idle_time, sizes.memory)
+    elif part == "ctl":
+        yield from sessions.listing(sizes.listed)
+    else:
+        yield from packets.measure(sizes.pairs, sizes.traffic_time)
+
+
+def _busy() -> float:
+    """The share of the machine's processors that is used at the moment."""
+
+    def look() -> tuple[int, int]:
+        # proc(5): user, nice, system, idle, iowait, ...
+        times = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(times) - times[3] - times[4], sum(times)
+
+    used, total = look()
+    time.sleep(1)
+    used_now, total_now = look()
+    return (used_now - used) / (total_now - total)
+
+
+def _warn_if_busy() -> None:
+    busy = _busy()
+    if busy > QUIET:
+        print(f"others take {busy:.0%} of this machine: figures by the wall mean little, those of a core are too low")
+
+
+def _interrupted(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """0 if all was measured, whatever came out; 1 if a measurement failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure npppy; see bench/README.md.")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (all)")
+    parser.add_argument("--quick", action="store_true", help="less of everything: three minutes at most")
+    parser.add_argument("--sessions", type=int, metavar="N", help="set up so many in part setup")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results.jsonl", metavar="FILE")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if os.geteuid():
+        parser.error("needs root")
+    sizes = QUICK if given.quick else FULL
+    if given.sessions:
+        sizes = replace(sizes, setup=given.sessions)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    # npppyd has a core to itself.
+    os.sched_setaffinity(0, {THEIRS})
+    try:
+        return _measure(given.parts or PARTS, sizes, given.results)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _measure(parts: Sequence[str], sizes: Sizes, results: Path) -> int:
+    print(f"{machine()}, commit {commit()}", flush=True)
+    if OURS == THEIRS:
+        print("one core for all: what is measured by the wall is npppyd and its peers together")
+    _warn_if_busy()
+    began = time.monotonic()
+    found: list[Figure] = []
+    failed = False
+    for part in parts:
+        print(f"  {part} ...", file=sys.stderr, flush=True)
+        try:
+            for figure in figures(part, sizes):
+                found.append(figure)
+                append(results, figure)
+        except (BenchError, OSError) as error:
+            print(f"bench: {part} failed: {error}", file=sys.stderr)
+            failed = True
+    _warn_if_busy()
+    print(table(found))
+    print(f"{time.monotonic() - began:.0f} s; kept in {results}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,314 @@
+"""Where things are measured: subscribers, npppyd and a host beyond it, a network namespace each.
+
+    sub ====== bng ------ net
+       sub0  eth1  up0  host0
+
+The namespaces have no names: they end with what uses them.  npppyd has one core to itself, the rest of us another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .figures import ROOT, BenchError
+
+#: Seconds that anything may take, and so much longer for each session that is to come up.
+PATIENCE = 30.0
+PATIENCE_SESSION = 0.02
+#: Octets that a program may write to standard error before it is read: about 6,000 lines of a log.
+_PIPE = 1 << 20
+
+#: The core of npppyd, and that of all others; the same one if there is no other.
+CORES = sorted(os.sched_getaffinity(0))
+OURS, THEIRS = CORES[0], CORES[-1]
+
+#: Both ends of the link beyond npppyd, and networks of hosts that do not answer: behind that link, and behind eth1
+#: without PPP.
+UPLINK, GATEWAY, BEYOND, PLAIN = "192.0.2.1", "192.0.2.2", "198.51.100.1", "198.18.0.2"
+
+_CONFIG = """
+tunnel ACCESS protocol pppoe {{
+    listen on interface eth1
+    authentication-method {method}
+    {keepalive}
+}}
+ipcp POOL {{
+    pool-address 10.64.0.0/12
+    dns-servers 9.9.9.9 149.112.112.112
+}}
+interface tun0 address 10.64.0.1 ipcp POOL
+authentication LOCAL type local {{
+    users-file "users"
+}}
+bind tunnel from ACCESS authenticated by LOCAL to tun0
+"""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
+_OWN_NETWORK = "/proc/thread-self/ns/net"
+
+
+def _setns(fd: int) -> None:
+    if _LIBC.setns(fd, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+class Namespace:
+    """A network namespace.  Within a ``with``, this thread and what it starts are in it."""
+
+    def __init__(self) -> None:
+        self._home = os.open(_OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+        if _LIBC.unshare(_CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "cannot make a network namespace")
+        self._fd = os.open(_OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+        _setns(self._home)
+        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    def __enter__(self) -> Namespace:
+        _setns(self._fd)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _setns(self._home)
+
+    def close(self) -> None:
+        os.close(self._fd)
+        os.close(self._home)
+
+    def ip(self, *lines: str) -> None:
+        """Commands of iproute2, without the "ip"."""
+        with self:
+            done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", capture_output=True, text=True)
+        if done.returncode:
+            raise BenchError(f"ip: {done.stderr.strip()}")
+
+    def mac(self, interface: str) -> bytes:
+        with self, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+            sock.bind((interface, 0))
+            address: bytes = sock.getsockname()[4]
+            return address
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """What is started here runs on that core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise BenchError(f"not within {patience:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+class Program:
+    """A process, and what it writes to standard error."""
+
+    def __init__(self, name: str, argv: Sequence[str]) -> None:
+        self.name = name
+        self._tail: deque[bytes] = deque(maxlen=20)
+        self._rest = b""
+        self.process = subprocess.Popen(
+            # It does not outlive us, however we end.
+            ["setpriv", "--pdeathsig", "KILL", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            # A group of its own: an interrupt from the terminal is for us, who end it in order.
+            process_group=0,
+        )
+        assert self.process.stderr is not None
+        # Read now and then only: waking a reader up for each line would be work of the writer.
+        fcntl.fcntl(self.process.stderr, fcntl.F_SETPIPE_SZ, _PIPE)
+        os.set_blocking(self.process.stderr.fileno(), False)
+
+    def read(self) -> None:
+        """Take what it has written since."""
+        assert self.process.stderr is not None
+        while part := self.process.stderr.read(_PIPE):
+            *lines, self._rest = (self._rest + part).split(b"\n")
+            self._tail.extend(lines)
+            for line in lines:
+                self.heard(line)
+
+    def heard(self, line: bytes) -> None:
+        """It has written *line*."""
+
+    def check(self) -> None:
+        """Raises :class:`BenchError` if it has ended."""
+        self.read()
+        if self.process.poll() is not None:
+            raise self.error(f"has ended with status {self.process.returncode}")
+
+    def error(self, what: str) -> BenchError:
+        self.read()
+        return BenchError(f"{self.name} {what}\n" + b"\n".join(self._tail).decode(errors="replace"))
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+class Npppyd(Program):
+    def __init__(self, argv: Sequence[str], socket_path: Path) -> None:
+        self.serving = False
+        #: Sessions that have come up.
+        self.started = 0
+        self.socket = socket_path
+        super().__init__("npppyd", argv)
+
+    def heard(self, line: bytes) -> None:
+        if b"logtype=TUNNELSTART" in line:
+            self.started += 1
+        elif b" started, pid " in line:
+            self.serving = True
+
+    def cpu(self) -> float:
+        """Seconds of processor that it has used, of user and system, to the nanosecond."""
+        # The clock of another process: clock_getcpuclockid(3), which the time module does not have.
+        return time.clock_gettime(~self.process.pid << 3 | 2)
+
+
+class Subscribers(Program):
+    """npppysim with *count* sessions, which stay up once they are."""
+
+    def __init__(self, argv: Sequence[str], count: int, daemon: Npppyd) -> None:
+        self._count = count
+        self._daemon = daemon
+        self._wanted = daemon.started + count
+        super().__init__("npppysim", argv)
+
+    def wait_up(self) -> None:
+        def up() -> bool:
+            self._daemon.check()
+            self.check()
+            return self._daemon.started >= self._wanted
+
+        until(up, f"{self._count} sessions are up", PATIENCE + PATIENCE_SESSION * self._count)
+
+    def end(self) -> list[dict[str, Any]]:
+        """End them all; returns npppysim's events, if it was told to print them, and behind them its summary."""
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.stdout is not None
+        try:
+            # What it says fits into the pipe.
+            status = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise self.error("does not end") from None
+        out = self.process.stdout.read()
+        if status:
+            raise self.error(f"did not get all its sessions: {out.decode(errors='replace')}")
+        told = [json.loads(line) for line in out.splitlines()]
+        if told[-1]["lost"]:
+            raise BenchError(f"sessions were lost: {told[-1]['lost']}")
+        return told
+
+
+class Lab:
+    """The namespaces and the files of one measurement; a context manager, which ends all that was started."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._first = 1
+
+    def __enter__(self) -> Lab:
+        with contextlib.ExitStack() as stack:
+            self.directory = Path(tempfile.mkdtemp(prefix="npppy-bench-"))
+            stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            self.sub, self.bng, self.net = (self._namespace(stack) for _ in range(3))
+            self._build()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @staticmethod
+    def _namespace(stack: contextlib.ExitStack) -> Namespace:
+        namespace = Namespace()
+        stack.callback(namespace.close)
+        return namespace
+
+    def _build(self) -> None:
+        self.bng.ip(
+            f"link add eth1 type veth peer name sub0 netns {self.sub.path}",
+            f"link add up0 type veth peer name host0 netns {self.net.path}",
+            "link set lo up",
+            "link set eth1 up",
+            "link set up0 up",
+            f"address add {UPLINK}/24 dev up0",
+            f"route add {BEYOND} via {GATEWAY}",
+        )
+        self.sub.ip("link set sub0 up")
+        self.net.ip("link set host0 up", f"address add {GATEWAY}/24 dev host0")
+        with self.bng:
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+    def _start(self, program: Program) -> None:
+        self._stack.callback(program.close)
+
+    def npppyd(self, *, users: int, method: str, keepalive: int = 0, enter: Sequence[str] = ()) -> Npppyd:
+        """Start npppyd, and wait until it serves.
+
+        *keepalive*: seconds between LCP echoes, 0 for none; *enter*: a command that runs the one behind it.
+        """
+        lines = f"lcp-keepalive-interval {keepalive}" if keepalive else "lcp-keepalive no"
+        config, socket_path, users_file = (self.directory / name for name in ("npppd.conf", "sock", "users"))
+        config.write_text(_CONFIG.format(method=method, keepalive=lines))
+        users_file.touch(0o600)
+        users_file.write_text("".join(f"{name}:password={word}:\n" for name, word in _users(1, users)))
+        argv = [*enter, sys.executable, "-m", "npppy.daemon", "-d", "-f", str(config), "-s", str(socket_path)]
+        with self.bng, pinned(OURS):
+            daemon = Npppyd(argv, socket_path)
+        self._start(daemon)
+
+        def serves() -> bool:
+            daemon.check()
+            return daemon.serving
+
+        until(serves, "npppyd serves")
+        return daemon
+
+    def dial(self, daemon: Npppyd, count: int, method: str, *options: str) -> Subscribers:
+        """Dial so many more subscribers, who stay until they are ended, and go without a word then."""
+        credentials = self.directory / f"credentials-{self._first}"
+        credentials.write_text("".join(f"{name}:{word}\n" for name, word in _users(self._first, count)))
+        argv = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "sub0", "--json", "--hold", "inf"]
+        argv += ["--sessions", str(count), "--first", str(self._first), "--credentials", str(credentials)]
+        argv += ["--auth", method, "--terminate", "none", *options]
+        with self.sub, pinned(THEIRS):
+            subscribers = Subscribers(argv, count, daemon)
+        self._first += count
+        self._start(subscribers)
+        return subscribers
+
+
+def _users(first: int, count: int) -> Iterator[tuple[str, str]]:
+    for number in range(first, first + count):
+        yield f"user{number}", f"password-{number}"
