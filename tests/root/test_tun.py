@@ -151,7 +151,7 @@ class Net:
 
 
 @pytest.fixture
-def net(namespace: None) -> Iterator[Net]:
+def net(netns: None) -> Iterator[Net]:
     made = Net()
     try:
         yield made
