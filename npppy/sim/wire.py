@@ -60,16 +60,23 @@ class Wire:
 
     def _readable(self) -> None:
         now = self._clock()
+        heard = False
         # Discovery first: what a concentrator sends right behind its PADS must find the session there.
         for sock in (self._discovery, self._session):
             try:
                 for _ in range(BATCH):
                     self._receive(sock.recv(65536), now)
+                    heard = True
             except BlockingIOError:
                 pass
             except OSError as error:
                 # ENETDOWN, once for each time that the interface goes down.
                 self.drops["receive-" + errno.errorcode.get(error.errno or 0, "error")] += 1
+        if not heard:
+            # libuv takes an error, which sending may have met before us, as the end of a socket and polls it no more.
+            for sock in (self._discovery, self._session):
+                self._loop.remove_reader(sock.fileno())
+                self._loop.add_reader(sock.fileno(), self._readable)
         self._after()
 
     def transmit(self, frame: bytes) -> None:

@@ -142,3 +142,14 @@ def test_progress_is_shown_on_a_terminal(lab: Lab) -> None:
     os.close(ours)
     assert "holding: 1 of 1 begun, 1 came up" in shown
     assert b"sessions   1 of 1 up" in done.stdout
+
+
+def test_it_hears_again_after_its_interface_went_down_and_up(lab: Lab) -> None:
+    lab.start()
+    simulator = simulate(lab, "--sessions", "3", "--hold", "inf")
+    until(lambda: len(ups(simulator)) == 3, "all are up")
+    lab.ip(lab.sub, "link set sub0 down")
+    lab.ip(lab.sub, "link set sub0 up")
+    until(lambda: "state UP" in run("ip", "-n", lab.sub, "link", "show", "sub0"), "the link is back")
+    assert "disconnected 3 sessions" in lab.ctl("clear", "all")
+    until(lambda: sum(line.get("event") == "down" for line in lines(simulator)) == 3, "they were told")
