@@ -457,6 +457,7 @@ class Session(Station):
         self.cause, self.reason = cause, reason
         self._stop_upper(now)
         self.phase = Phase.TERMINATE
+        self.call.ending()
         self.wheel.disarm(self)
         if self.up_since is not None:
             counters = self.counters()

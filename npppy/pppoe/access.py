@@ -177,12 +177,11 @@ class AccessPort:
 
     def remove(self, call: PppoeCall) -> None:
         """Forget a call and all that belongs to it."""
-        mac = call.link.caller.mac
         del self.calls[call.key]
         if call.request is not None:
             del self.requests[call.request]
         self._ids.release(call.session_id)
-        call.service.discount(mac)
+        call.discount()
         self._world.journal.remove(call.slot)
 
     # Frames in.
@@ -351,7 +350,6 @@ class AccessPort:
         call = PppoeCall(self, service, link, request, session_id, held.append)
         self.calls[call.key] = call
         self.requests[request] = pads
-        service.count(mac)
         upper = self._world.open_session(call, now)
         taken = self.calls.get(call.key) is call
         if upper is None or not taken:

@@ -59,7 +59,7 @@ def _nowhere(frame: bytes) -> None:
 class PppoeCall:
     """A session.  It rests here for days, so it holds what sending needs and nothing of its discovery."""
 
-    __slots__ = ("_header", "_port", "_transmit", "link", "request", "service", "slot", "upper")
+    __slots__ = ("_counted", "_header", "_port", "_transmit", "link", "request", "service", "slot", "upper")
 
     def __init__(
         self, port: AccessPort, service: Service, link: Link, request: Request, session_id: int, transmit: Transmit
@@ -73,6 +73,8 @@ class PppoeCall:
         self.upper: Upper = NOBODY
         self._port = port
         self._transmit = transmit
+        self._counted = True
+        service.count(link.caller.mac)
         # All of a session frame before LENGTH.
         self._header = codec.session_header(link.caller.mac, port.mac, session_id)
 
@@ -107,6 +109,9 @@ class PppoeCall:
             if confirmed:
                 self._port.send_discovery(self.padt())
 
+    def ending(self) -> None:
+        self.discount()
+
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         """Of no interest here: RFC 2516 section 7 forbids what the options are about."""
 
@@ -126,6 +131,12 @@ class PppoeCall:
         if padt:
             self._port.send_discovery(self.padt())
         upper.gone(cause, reason, now)
+
+    def discount(self) -> None:
+        """Count no more, once: the host may have another session in its place."""
+        if self._counted:
+            self._counted = False
+            self.service.discount(self.link.caller.mac)
 
     def forget(self) -> None:
         """Leave nothing behind."""

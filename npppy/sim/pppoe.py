@@ -275,6 +275,9 @@ class Host(Timed):
         self._segment.transmit(codec.discovery_frame(self._ac, self.mac, Code.PADT, self.session_id, b""))
         self.forget()
 
+    def ending(self) -> None:
+        """Nothing is counted here."""
+
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         """RFC 2516 section 7 forbids what the options are about."""
 

@@ -115,6 +115,9 @@ class End:
         self.open = False
         self.pair.channel.carry(self.other.told)
 
+    def ending(self) -> None:
+        pass
+
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         """Of no interest to PPPoE."""
 

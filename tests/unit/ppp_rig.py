@@ -131,6 +131,9 @@ class Line:
         assert self.closed is None
         self.closed = cause
 
+    def ending(self) -> None:
+        pass
+
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         pass
 

@@ -428,6 +428,20 @@ def test_session_limit_per_host() -> None:
     assert bench.dial(b"3")[0]
 
 
+def test_a_session_that_is_ending_leaves_its_place_to_the_next() -> None:
+    """A host whose LCP has ended in order may dial again before its old session is forgotten."""
+    bench = Bench(tunnel(session_limit=1))
+    _, first = bench.dial(b"1")
+    first.call.ending()
+    first.call.ending()
+    _, second = bench.dial(b"2")
+    refused(bench.padr(b"", (Tag.HOST_UNIQ, b"3")), Tag.AC_SYSTEM_ERROR)
+    first.call.close(Cause.USER_REQUEST)
+    refused(bench.padr(b"", (Tag.HOST_UNIQ, b"3")), Tag.AC_SYSTEM_ERROR)
+    second.call.close(Cause.USER_REQUEST)
+    assert bench.dial(b"3")[0]
+
+
 def test_padi_limit_per_second() -> None:
     bench = Bench(tunnel(padi_limit=5))
     assert sum(bench.padi() is not None for _ in range(20)) == 5

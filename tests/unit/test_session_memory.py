@@ -62,6 +62,8 @@ class Peer:
     def close(self, cause: Cause) -> None:
         self.session = None
 
+    def ending(self) -> None: ...
+
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None: ...
 
     def up(self, user: bytes) -> None:
