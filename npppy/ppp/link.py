@@ -62,7 +62,7 @@ class Call(Protocol):
         """PPP has finished; tell the peer and forget the call.  The session is not called again."""
 
     def ending(self) -> None:
-        """PPP has begun to end the session: no limit counts it any more.  :meth:`close` follows unless the call goes."""
+        """PPP begins to end the session: no limit counts it any more.  :meth:`close` follows unless the call goes."""
 
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         """LCP is open with these options: L2TP and PPTP may have to tell their peer."""
