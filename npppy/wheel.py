@@ -7,6 +7,7 @@ a monotonic clock in seconds, handed in, so that tests run an hour of timers in 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from heapq import heapify, heappop, heappush
 
 log = logging.getLogger("npppy.wheel")
@@ -18,7 +19,7 @@ TICK = 0.125
 _SWEEP = 4096
 
 
-class Timed:
+class Timed(ABC):
     """Something with one deadline."""
 
     __slots__ = ("due",)
@@ -29,9 +30,9 @@ class Timed:
     def __init__(self) -> None:
         self.due = 0
 
+    @abstractmethod
     def expire(self, now: float) -> None:
         """The deadline has passed.  The object is not armed any more."""
-        raise NotImplementedError(type(self).__name__)
 
 
 class Wheel:

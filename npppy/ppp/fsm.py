@@ -7,6 +7,7 @@ what it grants, and hears of This-Layer-Up, -Down and -Finished.
 from __future__ import annotations
 
 import enum
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
@@ -143,33 +144,33 @@ class Fsm(Timed):
 
     # What a control protocol supplies.
 
+    @abstractmethod
     def wanted(self) -> bytes:
         """The options of our Configure-Request."""
-        raise NotImplementedError(self.name)
 
+    @abstractmethod
     def judge(self, wishes: list[Option], now: float) -> tuple[list[Option], list[Option]]:
         """What of a Configure-Request is not granted: (options to Nak, with our values; options to reject)."""
-        raise NotImplementedError(self.name)
 
+    @abstractmethod
     def naked(self, hints: list[Option], now: float) -> None:
         """The peer wants other values in our Configure-Request."""
-        raise NotImplementedError(self.name)
 
+    @abstractmethod
     def rejected(self, refused: list[Option], now: float) -> None:
         """The peer does not know or want these options of our Configure-Request."""
-        raise NotImplementedError(self.name)
 
+    @abstractmethod
     def layer_up(self, now: float) -> None:
         """This-Layer-Up."""
-        raise NotImplementedError(self.name)
 
+    @abstractmethod
     def layer_down(self, now: float) -> None:
         """This-Layer-Down."""
-        raise NotImplementedError(self.name)
 
+    @abstractmethod
     def layer_finished(self, now: float) -> None:
         """This-Layer-Finished."""
-        raise NotImplementedError(self.name)
 
     def extra(self, code: int, identifier: int, data: bytes, now: float) -> bool:
         """A code beyond Code-Reject; False if it is unknown."""

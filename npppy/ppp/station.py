@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from abc import abstractmethod
 from typing import ClassVar
 
 from ..config.model import AuthMethod
@@ -77,37 +78,40 @@ class Station(Timed):
     # What a station supplies.
 
     @property
+    @abstractmethod
     def wheel(self) -> Wheel:
-        raise NotImplementedError
+        """Where its timers run."""
 
+    @abstractmethod
     def random(self, count: int) -> bytes:
-        raise NotImplementedError
+        """Random octets."""
 
+    @abstractmethod
     def log(self, level: int, text: str) -> None:
-        raise NotImplementedError
+        """A log line of this station; *text* begins with the layer."""
 
     def remark(self, text: str, now: float) -> None:
         """A log line that the peer can bring about at will."""
         self.log(logging.INFO, text)
 
+    @abstractmethod
     def malformed(self, reason: str) -> None:
         """A frame was dropped because it breaks its format."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resume_lcp(self) -> Lcp:
         """LCP's automaton in Opened, rebuilt from what is agreed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resume_ipcp(self) -> Ipcp:
         """IPCP's automaton in Opened, rebuilt from what is agreed."""
-        raise NotImplementedError
 
     def echo_reply(self, identifier: int, magic: int, now: float) -> None:
         """An Echo-Reply that carries the peer's magic number, as it should."""
 
+    @abstractmethod
     def looped_back(self, now: float) -> None:
         """We hear ourselves."""
-        raise NotImplementedError
 
     def settle(self) -> None:
         """Drop the automata if there is nothing left for them to do."""

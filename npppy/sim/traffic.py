@@ -31,6 +31,9 @@ class Traffic(Timed):
         #: Nothing more is to be waited for.
         self.done = True
 
+    def expire(self, now: float) -> None:
+        """One that only listens waits for nothing, and is never armed."""
+
     def start(self, now: float) -> None:
         """The subscriber is up, for the first time or again."""
 
