@@ -89,9 +89,16 @@ test-full: need-root ## the same with nothing skipped, long random runs, and no 
 	  $(MAKE) -s test GUEST_TIMEOUT=5400
 
 .PHONY: lint
-lint: venv ## ruff, and mypy --strict
+lint: venv ## ruff, mypy --strict, and whether the BPF object is that of its sources
+	@scripts/packages bpf
+	@scripts/bpf check
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+.PHONY: bpf
+bpf: ## the BPF programs, compiled into the object that the package has
+	@scripts/packages bpf
+	@scripts/bpf build
 
 .PHONY: bench
 bench: need-root ## every figure against its target, into bench/results.jsonl (root)

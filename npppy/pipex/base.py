@@ -25,6 +25,15 @@ class Counters(NamedTuple):
         return Counters(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+class Police(NamedTuple):
+    """A token bucket for one way of a session."""
+
+    #: Octets of IP packets a second, more than 0.
+    rate: int
+    #: Octets that may pass at once, no fewer than a packet has.
+    burst: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowSpec:
     """A session as its data path sees it."""
@@ -47,6 +56,15 @@ class FlowSpec:
     send: Callable[[bytes], None]
     #: How the carrier encapsulates, for back ends that do it themselves.
     encap: Any = None
+    #: Whether the kernel may carry it, as far as the back end can.
+    offload: bool = True
+    #: Whether the back end may answer LCP's Echo-Request, and the two magic numbers that it needs then.
+    echo: bool = False
+    magic: int = 0
+    peer_magic: int = 0
+    #: Limits, which only the kernel holds.
+    police_up: Police | None = None
+    police_down: Police | None = None
 
 
 class Flow(Protocol):

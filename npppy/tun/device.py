@@ -20,7 +20,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
-from typing import Final
+from typing import Final, Self
 
 from ..config.model import Interface
 from .netlink import Netlink, NetlinkError, RouteQueue, forwarding
@@ -57,7 +57,7 @@ class TunInterface:
         self._deliver: Callable[[bytes, float], None] | None = None
 
     @classmethod
-    def open(cls, interface: Interface, mtu: int, aggregates: Iterable[IPv4Network]) -> TunInterface:
+    def open(cls, interface: Interface, mtu: int, aggregates: Iterable[IPv4Network]) -> Self:
         """Make the device of an ``interface`` line, with routes for *aggregates*.
 
         *mtu* is the largest MTU of any session, in octets.  To be called on the event
@@ -133,12 +133,7 @@ class TunInterface:
         for network in aggregates:
             netlink.add_route(self.name, ifindex, network)
         self._routes = RouteQueue(netlink, self.name, ifindex)
-        try:
-            if not forwarding(self.name):
-                log.warning("iface=%s net.ipv4.ip_forward is 0: the kernel does not route what peers send", self.name)
-        except OSError as error:
-            # A sandbox may hide /proc/sys.
-            log.info("iface=%s cannot tell whether the kernel routes what peers send: %s", self.name, error)
+        look_at_forwarding(self.name)
 
     def _readable(self) -> None:
         assert self._deliver is not None
@@ -156,6 +151,16 @@ class TunInterface:
                     self._loop.remove_reader(self._fd)
                 return
             self._deliver(packet, now)
+
+
+def look_at_forwarding(name: str) -> None:
+    """Warn if the kernel does not route what comes from an interface."""
+    try:
+        if not forwarding(name):
+            log.warning("iface=%s net.ipv4.ip_forward is 0: the kernel does not route what peers send", name)
+    except OSError as error:
+        # A sandbox may hide /proc/sys.
+        log.info("iface=%s cannot tell whether the kernel routes what peers send: %s", name, error)
 
 
 def open_device(name: str) -> int:

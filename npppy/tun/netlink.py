@@ -56,11 +56,22 @@ _RTA_OIF: Final = 4
 _IFLA_ADDRESS: Final = 1
 _IFLA_IFNAME: Final = 3
 _IFLA_MTU: Final = 4
+_IFLA_LINKINFO: Final = 18
+_IFLA_IFALIAS: Final = 20
+_IFLA_AF_SPEC: Final = 26
+_IFLA_NUM_TX_QUEUES: Final = 31
+_IFLA_NUM_RX_QUEUES: Final = 32
 _IFLA_EXT_MASK: Final = 29
 _SKIP_STATS: Final = 8
+_INFO_KIND: Final = 1
+_INFO_DATA: Final = 2
+_VETH_INFO_PEER: Final = 1
+_INET6_ADDR_GEN_MODE: Final = 8
+_ADDR_GEN_NONE: Final = b"\1"
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFF_UP: Final = 1
+_IFF_NOARP: Final = 0x80
 
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _LINK: Final = struct.Struct("=BxHiII")  # family, device type, index, flags, mask of flags
@@ -119,23 +130,58 @@ class Netlink:
 
     def link(self, name: str) -> LinkState:
         """The state of the interface *name*, which may not be there."""
-        body = _LINK.pack(0, 0, 0, 0, 0)
-        body += _attribute(_IFLA_IFNAME, os.fsencode(name) + b"\0") + _attribute(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATS))
-        try:
-            replies = self._call(_Request(f"look interface {name} up", _GETLINK, 0, body))
-        except NetlinkError as error:
-            if error.code != errno.ENODEV:
-                raise
+        payload = self._look(name)
+        if payload is None:
             return LinkState(name)
-        _, _, index, flags, _ = _LINK.unpack_from(replies[0])
-        attributes = dict(_attributes(replies[0], _LINK.size))
+        _, _, index, flags, _ = _LINK.unpack_from(payload)
+        attributes = dict(_attributes(payload, _LINK.size))
         (mtu,) = _U32.unpack(attributes[_IFLA_MTU])
         return LinkState(name, index, attributes.get(_IFLA_ADDRESS, b""), mtu, bool(flags & _IFF_UP))
 
-    def set_up(self, name: str, ifindex: int, mtu: int) -> None:
-        """Give an interface its MTU and switch it on."""
-        body = _LINK.pack(0, 0, ifindex, _IFF_UP, _IFF_UP) + _attribute(_IFLA_MTU, _U32.pack(mtu))
+    def alias(self, name: str) -> str:
+        """What somebody has written about an interface (ip link set alias); empty if it is not there."""
+        attributes = dict(_attributes(self._look(name) or b"", _LINK.size))
+        return attributes.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
+
+    def set_up(self, name: str, ifindex: int, mtu: int, *, arp: bool = True) -> None:
+        """Give an interface its MTU and switch it on; without *arp* it looks for no neighbours."""
+        flags = _IFF_UP if arp else _IFF_UP | _IFF_NOARP
+        body = _LINK.pack(0, 0, ifindex, flags, flags) + _attribute(_IFLA_MTU, _U32.pack(mtu))
         self._call(_Request(f"switch {name} on with MTU {mtu}", _NEWLINK, 0, body))
+
+    def add_veth(self, name: str, mac: bytes, peer: str, peer_mac: bytes, queues: int) -> None:
+        """Make a pair of virtual Ethernet devices, with as many queues each way."""
+        queue = _attribute(_IFLA_NUM_TX_QUEUES, _U32.pack(queues)) + _attribute(_IFLA_NUM_RX_QUEUES, _U32.pack(queues))
+        ends = [
+            _LINK.pack(0, 0, 0, 0, 0)
+            + _attribute(_IFLA_IFNAME, os.fsencode(end) + b"\0")
+            + _attribute(_IFLA_ADDRESS, address)
+            + queue
+            for end, address in ((name, mac), (peer, peer_mac))
+        ]
+        data = _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, ends[1]))
+        body = ends[0] + _attribute(_IFLA_LINKINFO, _attribute(_INFO_KIND, b"veth\0") + data)
+        self._call(_Request(f"make the veth devices {name} and {peer}", _NEWLINK, _NEW, body))
+
+    def set_alias(self, name: str, ifindex: int, alias: str) -> None:
+        """Write something about an interface, up to 255 octets."""
+        body = _LINK.pack(0, 0, ifindex, 0, 0) + _attribute(_IFLA_IFALIAS, alias.encode())
+        self._call(_Request(f"give {name} the alias {alias!r}", _NEWLINK, 0, body))
+
+    def no_link_local(self, name: str, ifindex: int) -> None:
+        """Keep the kernel from giving an interface an IPv6 address of its own, and from talking there because of it."""
+        mode = _attribute(socket.AF_INET6, _attribute(_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE))
+        body = _LINK.pack(0, 0, ifindex, 0, 0) + _attribute(_IFLA_AF_SPEC, mode)
+        try:
+            self._call(_Request(f"keep {name} free of link-local addresses", _NEWLINK, 0, body))
+        except NetlinkError as error:
+            # A kernel without IPv6 has nothing to keep it from.
+            if error.code != errno.EAFNOSUPPORT:
+                raise
+
+    def delete_link(self, name: str, ifindex: int) -> None:
+        """Remove a virtual interface; of a veth pair, both."""
+        self._call(_Request(f"remove {name}", _DELLINK, 0, _LINK.pack(0, 0, ifindex, 0, 0)))
 
     def add_address(self, name: str, ifindex: int, address: IPv4Address) -> None:
         """Give an interface an address of its own, without a network."""
@@ -150,6 +196,17 @@ class Netlink:
     def change_routes(self, changes: Iterable[_Request]) -> list[NetlinkError]:
         """Make changes (:class:`RouteQueue` has them) in one go; what fails does not stop the rest."""
         return self._transact(list(changes))[1]
+
+    def _look(self, name: str) -> bytes | None:
+        """The kernel's message about an interface, None if there is none of this name."""
+        body = _LINK.pack(0, 0, 0, 0, 0)
+        body += _attribute(_IFLA_IFNAME, os.fsencode(name) + b"\0") + _attribute(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATS))
+        try:
+            return self._call(_Request(f"look interface {name} up", _GETLINK, 0, body))[0]
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise
+            return None
 
     def _call(self, request: _Request) -> list[bytes]:
         replies, errors = self._transact([request])

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * LCP's Echo-Request answered and Echo-Reply noted (RFC 1661 section 5.8).
+ */
+#ifndef PIPEX_ECHO_H
+#define PIPEX_ECHO_H
+
+#include "count.h"
+#include "mirror.h"
+
+#define LCP_ECHO_REQUEST 9
+#define LCP_ECHO_REPLY 10
+
+struct lcp_echo {
+	__u8 code;
+	__u8 id;
+	__be16 length;
+	__be32 magic;
+};
+
+INLINE int to_control(__u32 bytes)
+{
+	count(PIPEX_C_PUNT_CONTROL, bytes);
+	return XDP_PASS;
+}
+
+INLINE int too_many(__u32 bytes)
+{
+	count(PIPEX_C_DROP_POLICE, bytes);
+	return XDP_DROP;
+}
+
+/* An LCP packet, which has size octets: of it, what is not an echo as it should be goes to npppyd. */
+INLINE int lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *frame, const struct flow *f, __u32 size,
+	       __u32 bytes, __u64 now)
+{
+	const struct pipex_session *s = f->session;
+	struct pipex_config *cfg;
+	struct lcp_echo *echo = take(c, sizeof(*echo));
+	__u8 ours[ETH_ALEN];
+	__u32 shared = s->shared;
+
+	if (!(f->blocks & PIPEX_ECHO) || !echo || size < sizeof(*echo) || bpf_ntohs(echo->length) != size)
+		return to_control(bytes);
+	if (echo->code == LCP_ECHO_REPLY && echo->magic == s->peer_magic) {
+		count(PIPEX_C_ECHO, bytes);
+		return XDP_DROP;
+	}
+	if (echo->code != LCP_ECHO_REQUEST || size > s->mtu)
+		return to_control(bytes);
+	if (s->magic && echo->magic == s->magic) {
+		__sync_fetch_and_add(&f->stats->looped, 1);
+		return to_control(bytes);
+	}
+	cfg = bpf_map_lookup_elem(&config, &shared);
+	/* Those in between get no answer: whoever sends so many cannot miss them. */
+	if (!cfg || (__s64)(now - f->stats->echo_ns) < cfg->echo_interval_ns)
+		return too_many(bytes);
+	f->stats->echo_ns = now;
+	echo->code = LCP_ECHO_REPLY;
+	echo->magic = s->magic;
+	__builtin_memcpy(ours, frame->eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(frame->eth->h_dest, frame->eth->h_source, ETH_ALEN);
+	__builtin_memcpy(frame->eth->h_source, ours, ETH_ALEN);
+	count(PIPEX_C_ECHO, bytes);
+	mirror(ctx, f, PIPEX_DOWN);
+	return XDP_TX;
+}
+
+#endif

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * pipex: what the programs share among them and with npppyd.
+ *
+ * The layout of everything here is read and written by npppy/pipex/ebpf/layout.py, and outlives both in pinned maps:
+ * a change of it is a change of PIPEX_VERSION.  Multi-octet fields are in host order unless they say "wire".
+ */
+#ifndef PIPEX_H
+#define PIPEX_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+
+#define PIPEX_VERSION 1
+
+/* What carries a session. */
+enum pipex_kind {
+	PIPEX_PPPOE = 1,
+	PIPEX_L2TP = 2,
+	PIPEX_PPTP = 3,
+};
+
+/*
+ * A session on the wire.  L2TP and PPTP are found by the ids that we gave out, which are unique over the daemon; the
+ * peer's address and port stand in the session and are compared.
+ */
+struct pipex_key {
+	__u8 kind;
+	__u8 zero;
+	__be16 id;	/* wire: SESSION_ID, session id, call id */
+	__u32 port;	/* PPPoE: interface index; L2TP: tunnel id; PPTP: 0 */
+	__u16 outer;	/* PPPoE: VLAN tags, 0: none */
+	__u16 inner;
+	__u8 peer[6];	/* PPPoE: MAC address; else 0 */
+	__u16 zero2;
+};
+
+/* Where a key or an address leads.  A slot that was reused has another generation than the entry that led to it. */
+struct pipex_ref {
+	__u32 slot;
+	__u32 generation;
+};
+
+/* An address of a peer; IPv4 as ::ffff:a.b.c.d is not used: each family has a map of its own. */
+struct pipex_host4 {
+	__u32 domain;
+	__be32 address;
+};
+
+struct pipex_net4 {
+	__u32 prefixlen;	/* of domain and address together: 32 + length */
+	__u32 domain;
+	__be32 address;
+};
+
+struct pipex_net6 {
+	__u32 prefixlen;	/* 32 + length */
+	__u32 domain;
+	__u8 address[16];
+};
+
+/* Blocks: what is done with a session's packets, a bit each in pipex_session.blocks. */
+#define PIPEX_FILTER	(1u << 0)	/* drop what does not come from the peer's address or network */
+#define PIPEX_MSS	(1u << 1)	/* clamp the MSS of SYNs, both ways */
+#define PIPEX_COUNT	(1u << 2)	/* packets and octets, both ways */
+#define PIPEX_IDLE	(1u << 3)	/* note when a packet passed that counts as activity */
+#define PIPEX_ECHO	(1u << 4)	/* answer LCP Echo-Request, note Echo-Reply; set only while LCP is open */
+#define PIPEX_POLICE_UP	(1u << 5)
+#define PIPEX_POLICE_DOWN (1u << 6)
+#define PIPEX_MIRROR	(1u << 7)	/* copy every frame to the ring buffer, for capture */
+#define PIPEX_IP4	(1u << 8)	/* payloads that may pass */
+#define PIPEX_IP6	(1u << 9)
+#define PIPEX_FAST	(1u << 10)	/* upstream NIC to NIC where the FIB allows it, else through the stack */
+#define PIPEX_USER	(1u << 11)	/* all packets of the session go to npppyd */
+
+/* What a payload is and where it goes next; today the IP stack of the session's domain. */
+enum pipex_payload {
+	PIPEX_PPP = 0,
+	PIPEX_IP = 1,
+	PIPEX_ETHERNET = 2,
+};
+
+#define PIPEX_ENCAP_MAX 80
+
+/* A session.  npppyd writes it; the programs only read it. */
+struct pipex_session {
+	__u32 generation;	/* 0: the slot is free */
+	__u32 blocks;
+	__u32 ppp_id;
+	__u32 domain;
+	__u8 kind;
+	__u8 payload;
+	__u8 prefixlen4;	/* of the peer's network */
+	__u8 prefixlen6;
+	__be32 address4;	/* wire */
+	__u8 address6[16];	/* wire: the delegated or framed prefix */
+	__u16 mtu;		/* the largest IP packet to the peer, and from it */
+	__u16 mru;
+	__be32 magic;		/* wire: ours, for Echo-Reply; and the peer's */
+	__be32 peer_magic;
+	__u32 ifindex;		/* where encapsulated packets leave; 0: by the stack */
+	__u16 encap_len;
+	__u16 length_at;	/* offset in encap of the length field to fill in; PPPoE: of LENGTH */
+	__u8 encap[PIPEX_ENCAP_MAX];	/* all before the PPP Protocol field: Ethernet, tags, outer IP, UDP, ... */
+	__u16 shared;		/* which entry of config: the shared interface that its packets come in on */
+	__u8 spare[34];
+};
+
+enum pipex_way {
+	PIPEX_UP = 0,	/* from the peer */
+	PIPEX_DOWN = 1,
+};
+
+/* Counters of a slot, for npppyd to map; they begin at 0 with each generation. */
+struct pipex_stats {
+	__u64 in_bytes, in_packets, in_errors;
+	__u64 out_bytes, out_packets, out_errors;
+	__u64 active_ns;	/* CLOCK_MONOTONIC of the last packet that counts as activity */
+	__u64 heard_ns;		/* of the last frame of the peer, whatever it held */
+	__u64 echo_ns;		/* of the last Echo-Request that was answered: their rate is bounded */
+	__u64 looped;		/* Echo-Requests with our own magic number */
+	__u64 stack_ns;		/* of the last packet of a fast session that went through the stack: see fast.h */
+};
+
+/*
+ * A token bucket for each way of a slot, at 2 * slot + way.  rate 0: no limit.  One written with tokens
+ * and stamp_ns 0 is full.
+ */
+struct pipex_bucket {
+	__u64 rate;	/* octets a second */
+	__u64 burst;	/* octets, no less than a packet has, no more than 18e9 */
+	__u64 tokens;	/* octets, times 10^9 */
+	__u64 stamp_ns;
+	struct bpf_spin_lock lock;
+	__u32 zero;
+};
+
+/* Drops and punts by reason, and packets by path, per processor. */
+enum pipex_counter {
+	PIPEX_C_STACK_UP, PIPEX_C_STACK_DOWN, PIPEX_C_FAST_UP, PIPEX_C_FAST_DOWN,
+	PIPEX_C_USER_UP, PIPEX_C_USER_DOWN,
+	PIPEX_C_ECHO,
+	PIPEX_C_DROP_FILTER, PIPEX_C_DROP_POLICE, PIPEX_C_DROP_MALFORMED, PIPEX_C_DROP_PROTOCOL,
+	PIPEX_C_PUNT_CONTROL, PIPEX_C_PUNT_UNKNOWN, PIPEX_C_PUNT_TOOBIG, PIPEX_C_PUNT_STALE,
+	PIPEX_C_TX_FAIL,	/* an interface that devs does not have */
+	PIPEX_C_MIRROR_LOST,	/* no room in the ring buffer */
+	PIPEX_C_MAX = 32,
+};
+
+struct pipex_count {
+	__u64 packets, bytes;
+};
+
+/* Of a shared interface; the entries that are not used are 0. */
+#define PIPEX_SHARED_MAX 16
+struct pipex_config {
+	__u32 version;
+	__u32 npx0, npx1, tun;		/* interface indexes */
+	__u8 npx0_mac[6];
+	__u8 npx1_mac[6];
+	__u32 echo_interval_ns;		/* least time between two Echo-Replies of a session */
+};
+
+/* A core NIC, which pipex_nic may take packets of fast sessions from; by interface index. */
+struct pipex_nic {
+	__u8 mac[6];		/* its own: no other frames */
+	__u16 zero;
+};
+
+/* The head of a record in the ring buffer. */
+enum pipex_event_kind { PIPEX_E_MIRROR = 1 };
+struct pipex_event {
+	__u32 kind;
+	__u32 slot;
+	__u32 generation;
+	__u16 way;	/* enum pipex_way */
+	__u16 length;	/* of the frame, of which as much follows as there is room for */
+	__u64 ns;
+};
+
+#endif

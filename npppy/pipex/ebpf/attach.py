@@ -1,0 +1,174 @@
+"""Programs at their hooks: XDP and tc ingress.
+
+They are attached by netlink, not by links, and so stay when npppyd is killed.  A program that is not ours is never
+replaced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from .libbpf import BpfError, Program, library
+
+log = logging.getLogger("npppy.bpf")
+
+#: Our programs of XDP are known by name.
+XDP_PROGRAMS: Final = frozenset(("pipex_access", "pipex_core", "pipex_nic"))
+
+# linux/if_link.h
+_UPDATE_IF_NOEXIST: Final = 1 << 0
+_SKB_MODE: Final = 1 << 1
+_DRV_MODE: Final = 1 << 2
+_REPLACE: Final = 1 << 4
+#: enum of IFLA_XDP_ATTACHED, and the flag that means it; hardware offload is never ours.
+_MODES: Final = {1: _DRV_MODE, 2: _SKB_MODE}
+_NAMES: Final = {_DRV_MODE: "native", _SKB_MODE: "generic"}
+
+_INGRESS: Final = 1
+_REPLACE_FILTER: Final = 1
+#: Of our filter; any number would do, but one that is known can be replaced.
+_HANDLE: Final = 1
+_PRIORITY: Final = 1
+
+
+class _XdpAttach(ctypes.Structure):
+    """struct bpf_xdp_attach_opts"""
+
+    _fields_ = [("sz", ctypes.c_size_t), ("old_prog_fd", ctypes.c_int)]
+
+
+class _XdpQuery(ctypes.Structure):
+    """struct bpf_xdp_query_opts, as of libbpf 1.0"""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("prog_id", ctypes.c_uint32),
+        ("drv_prog_id", ctypes.c_uint32),
+        ("hw_prog_id", ctypes.c_uint32),
+        ("skb_prog_id", ctypes.c_uint32),
+        ("attach_mode", ctypes.c_uint8),
+    ]
+
+
+class _TcHook(ctypes.Structure):
+    """struct bpf_tc_hook"""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("ifindex", ctypes.c_int),
+        ("attach_point", ctypes.c_int),
+        ("parent", ctypes.c_uint32),
+    ]
+
+
+class _TcOpts(ctypes.Structure):
+    """struct bpf_tc_opts"""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("prog_fd", ctypes.c_int),
+        ("flags", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("handle", ctypes.c_uint32),
+        ("priority", ctypes.c_uint32),
+    ]
+
+
+class ForeignError(BpfError):
+    """There is a program of somebody else; the message names it."""
+
+
+#: Programs that are ours, by the kernel's number: of this process, and pinned by an earlier one.
+Own = Mapping[int, Program]
+
+
+def attach_xdp(name: str, ifindex: int, program: Program, own: Own) -> str:
+    """Attach *program* to an interface, in place of an older one of ours; returns ``native`` or ``generic``.
+
+    Native is tried first.  Raises :class:`ForeignError` or :class:`BpfError`.
+    """
+    lib = library()
+    what = f"attach {program} to {name}"
+    with _ours(name, ifindex, what, own) as (old, mode):
+        if old is not None:
+            opts = _XdpAttach(sz=ctypes.sizeof(_XdpAttach), old_prog_fd=old.fd)
+            code = lib.bpf_xdp_attach(ifindex, program.fd, mode | _REPLACE, ctypes.byref(opts))
+            if code:
+                raise BpfError(what, -code)
+            return _NAMES[mode]
+    for flag in (_DRV_MODE, _SKB_MODE):
+        code = lib.bpf_xdp_attach(ifindex, program.fd, flag | _UPDATE_IF_NOEXIST, None)
+        if not code:
+            return _NAMES[flag]
+        log.info("iface=%s cannot attach %s as %s XDP: %s", name, program, _NAMES[flag], os.strerror(-code))
+    raise BpfError(what, -code)
+
+
+def detach_xdp(name: str, ifindex: int, own: Own) -> bool:
+    """Remove our program from an interface; whether there was one.  Another's stays where it is."""
+    try:
+        with _ours(name, ifindex, "look for ours", own) as (old, mode):
+            if old is None:
+                return False
+            opts = _XdpAttach(sz=ctypes.sizeof(_XdpAttach), old_prog_fd=old.fd)
+            code = library().bpf_xdp_attach(ifindex, -1, mode | _REPLACE, ctypes.byref(opts))
+            if code:
+                raise BpfError(f"detach {old} from {name}", -code)
+            return True
+    except ForeignError:
+        return False
+
+
+def attach_tc(name: str, ifindex: int, program: Program) -> None:
+    """Run *program* on what arrives at an interface of ours, in place of an older one."""
+    lib = library()
+    hook = _TcHook(sz=ctypes.sizeof(_TcHook), ifindex=ifindex, attach_point=_INGRESS)
+    code = lib.bpf_tc_hook_create(ctypes.byref(hook))
+    if code not in (0, -errno.EEXIST):
+        raise BpfError(f"make the clsact qdisc of {name}", -code)
+    opts = _TcOpts(
+        sz=ctypes.sizeof(_TcOpts), prog_fd=program.fd, flags=_REPLACE_FILTER, handle=_HANDLE, priority=_PRIORITY
+    )
+    code = lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(opts))
+    if code:
+        raise BpfError(f"attach {program} to tc ingress of {name}", -code)
+
+
+@contextmanager
+def _ours(name: str, ifindex: int, what: str, own: Own) -> Iterator[tuple[Program | None, int]]:
+    """The program of ours at an interface, None if there is none at all, and the flag of its mode.
+
+    Raises :class:`ForeignError` if it is not ours.
+    """
+    query = _XdpQuery(sz=ctypes.sizeof(_XdpQuery))
+    code = library().bpf_xdp_query(ifindex, 0, ctypes.byref(query))
+    if code:
+        raise BpfError(f"ask for the XDP program of {name}", -code)
+    number = query.drv_prog_id or query.skb_prog_id or query.hw_prog_id
+    if not number:
+        yield None, 0
+        return
+    there = f"{name} has an XDP program that is not ours"
+    known = own.get(number)
+    if known is not None:
+        program = known
+    else:
+        try:
+            program = Program.by_id(number)
+        except BpfError as error:
+            # Only CAP_SYS_ADMIN may look at programs by number.
+            raise ForeignError(what, errno.EBUSY, f"{there}: id {number} ({error})") from None
+    try:
+        mode = _MODES.get(query.attach_mode, 0)
+        if program.name not in XDP_PROGRAMS or not mode:
+            raise ForeignError(what, errno.EBUSY, f"{there}: {program.name!r}, id {number}")
+        yield program, mode
+    finally:
+        if known is None:
+            program.close()

@@ -1,0 +1,157 @@
+"""What the programs and npppyd share: pipex.h, in Python.
+
+Octets that are on the wire as they stand here are bytes (``4s`` and the like); all else is in host order.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+#: Of all layouts here.  Maps of another version are not for us.
+VERSION: Final = 1
+
+#: The programs, compiled from pipex/bpf by ``make bpf``.
+OBJECT: Final = str(Path(__file__).parents[1] / "bpf" / "pipex.o")
+
+# enum pipex_kind
+PPPOE: Final = 1
+L2TP: Final = 2
+PPTP: Final = 3
+
+# enum pipex_payload
+PAYLOAD_PPP: Final = 0
+PAYLOAD_IP: Final = 1
+PAYLOAD_ETHERNET: Final = 2
+
+# Blocks: what is done with the packets of a session.
+FILTER: Final = 1 << 0
+MSS: Final = 1 << 1
+COUNT: Final = 1 << 2
+IDLE: Final = 1 << 3
+ECHO: Final = 1 << 4
+POLICE_UP: Final = 1 << 5
+POLICE_DOWN: Final = 1 << 6
+MIRROR: Final = 1 << 7
+IP4: Final = 1 << 8
+IP6: Final = 1 << 9
+FAST: Final = 1 << 10
+USER: Final = 1 << 11
+
+#: enum pipex_counter, without PIPEX_C_; its place in the map ``counts`` is that in here.
+COUNTERS: Final = (
+    "STACK_UP",
+    "STACK_DOWN",
+    "FAST_UP",
+    "FAST_DOWN",
+    "USER_UP",
+    "USER_DOWN",
+    "ECHO",
+    "DROP_FILTER",
+    "DROP_POLICE",
+    "DROP_MALFORMED",
+    "DROP_PROTOCOL",
+    "PUNT_CONTROL",
+    "PUNT_UNKNOWN",
+    "PUNT_TOOBIG",
+    "PUNT_STALE",
+    "TX_FAIL",
+    "MIRROR_LOST",
+)
+
+# enum pipex_way
+UP: Final = 0
+DOWN: Final = 1
+
+# enum pipex_event_kind
+EVENT_MIRROR: Final = 1
+
+#: Shared interfaces that there may be.
+SHARED_MAX: Final = 16
+
+#: Octets that an encapsulation may have.
+ENCAP_MAX: Final = 80
+
+
+class Record(struct.Struct):
+    """A struct of pipex.h: ``name:format`` for each of its members, padding being a member too."""
+
+    def __init__(self, text: str) -> None:
+        fields = [field.split(":") for field in text.split()]
+        super().__init__("=" + "".join(code for _, code in fields))
+        #: Where each member begins.
+        self.offsets: dict[str, int] = {}
+        at = 0
+        for name, code in fields:
+            self.offsets[name] = at
+            at += struct.calcsize("=" + code)
+
+
+KEY: Final = Record("kind:B zero:B id:2s port:I outer:H inner:H peer:6s zero2:H")
+REF: Final = Record("slot:I generation:I")
+HOST4: Final = Record("domain:I address:4s")
+NET4: Final = Record("prefixlen:I domain:I address:4s")
+NET6: Final = Record("prefixlen:I domain:I address:16s")
+SESSION: Final = Record(
+    "generation:I blocks:I ppp_id:I domain:I kind:B payload:B prefixlen4:B prefixlen6:B address4:4s address6:16s "
+    "mtu:H mru:H magic:4s peer_magic:4s ifindex:I encap_len:H length_at:H encap:80s shared:H spare:34s"
+)
+STATS: Final = Record(
+    "in_bytes:Q in_packets:Q in_errors:Q out_bytes:Q out_packets:Q out_errors:Q active_ns:Q heard_ns:Q echo_ns:Q "
+    "looped:Q stack_ns:Q"
+)
+BUCKET: Final = Record("rate:Q burst:Q tokens:Q stamp_ns:Q lock:I zero:I")
+COUNT_RECORD: Final = Record("packets:Q bytes:Q")
+CONFIG: Final = Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I")
+NIC: Final = Record("mac:6s zero:H")
+EVENT: Final = Record("kind:I slot:I generation:I way:H length:H ns:Q")
+
+U32: Final = struct.Struct("=I")
+#: Of STATS, from active_ns on: active_ns and heard_ns.
+TIMES: Final = struct.Struct("=QQ")
+
+_ETHERTYPE: Final = b"\x88\x64"
+_VLAN: Final = b"\x81\x00"
+#: IEEE 802.1ad: the outer of two tags.
+_SERVICE_VLAN: Final = b"\x88\xa8"
+
+
+class Encapsulation(NamedTuple):
+    """All of a frame before PPP's Protocol field, and where its length is to be filled in."""
+
+    octets: bytes
+    length_at: int
+
+
+def pppoe_key(ifindex: int, outer: int | None, inner: int | None, peer: bytes, session_id: int) -> bytes:
+    """The key of a PPPoE session; tags are VLAN identifiers, of which 0 is none."""
+    return KEY.pack(PPPOE, 0, session_id.to_bytes(2, "big"), ifindex, outer or 0, inner or 0, peer, 0)
+
+
+def pppoe_encapsulation(
+    outer: int | None, inner: int | None, mac: bytes, peer: bytes, session_id: int
+) -> Encapsulation:
+    """The frame header of a PPPoE session, from *mac*, ours, to *peer* (RFC 2516 section 4)."""
+    tags = b""
+    if outer and inner:
+        tags = _SERVICE_VLAN + outer.to_bytes(2, "big") + _VLAN + inner.to_bytes(2, "big")
+    elif outer:
+        tags = _VLAN + outer.to_bytes(2, "big")
+    octets = peer + mac + tags + _ETHERTYPE + b"\x11\x00" + session_id.to_bytes(2, "big") + b"\0\0"
+    return Encapsulation(octets, len(octets) - 2)
+
+
+def host4(domain: int, address: int) -> bytes:
+    return HOST4.pack(domain, address.to_bytes(4, "big"))
+
+
+def net4(domain: int, address: int, prefixlen: int) -> bytes:
+    """*address* may have bits beyond its prefix, which don't count."""
+    network = address >> 32 - prefixlen << 32 - prefixlen
+    return NET4.pack(32 + prefixlen, domain, network.to_bytes(4, "big"))
+
+
+def fields(record: Record, data: bytes) -> dict[str, Any]:
+    """The members of a record, by name."""
+    return dict(zip(record.offsets, record.unpack(data), strict=True))

@@ -1,0 +1,194 @@
+"""pipex.h in Python against the header, and against what the compiler made of it: the types (BTF) in pipex.o."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from npppy.pipex.ebpf import layout
+from npppy.pipex.ebpf.layout import OBJECT, Record, host4, net4, pppoe_encapsulation, pppoe_key
+
+HEADER = Path(OBJECT).with_name("pipex.h").read_text()
+
+RECORDS = {
+    "pipex_key": layout.KEY,
+    "pipex_ref": layout.REF,
+    "pipex_host4": layout.HOST4,
+    "pipex_net4": layout.NET4,
+    "pipex_net6": layout.NET6,
+    "pipex_session": layout.SESSION,
+    "pipex_stats": layout.STATS,
+    "pipex_bucket": layout.BUCKET,
+    "pipex_count": layout.COUNT_RECORD,
+    "pipex_config": layout.CONFIG,
+    "pipex_nic": layout.NIC,
+    "pipex_event": layout.EVENT,
+}
+
+# linux/btf.h
+INT, ARRAY, STRUCT, ENUM = 1, 3, 4, 6
+EXTRA = {1: 4, 3: 12, 13: 8, 14: 4, 17: 4}
+EACH = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
+
+
+def elf_section(data: bytes, wanted: str) -> bytes:
+    (offset,) = struct.unpack_from("<Q", data, 40)
+    size, count, names = struct.unpack_from("<HHH", data, 58)
+    sections = [struct.unpack_from("<IIQQQQ", data, offset + at * size) for at in range(count)]
+    start = sections[names][4]
+    for name, _, _, _, at, length in sections:
+        text = data[start + name : data.index(b"\0", start + name)].decode()
+        if text == wanted:
+            return data[at : at + length]
+    raise LookupError(wanted)
+
+
+class Btf:
+    """The structs and enums of an object, by name: offset of each member and the size of all; value by name."""
+
+    def __init__(self, data: bytes) -> None:
+        self.structs: dict[str, tuple[dict[str, int], int]] = {}
+        self.enums: dict[str, dict[str, int]] = {}
+        header, types, size, strings, _ = struct.unpack_from("<IIIII", data, 4)
+        at, end = header + types, header + types + size
+
+        def text(offset: int) -> str:
+            start = header + strings + offset
+            return data[start : data.index(b"\0", start)].decode()
+
+        while at < end:
+            name, info, length = struct.unpack_from("<III", data, at)
+            kind, count = info >> 24 & 0x1F, info & 0xFFFF
+            at += 12
+            items: list[Any] = [
+                struct.unpack_from("<III" if kind == STRUCT else "<Ii", data, at + number * EACH[kind])
+                for number in (range(count) if kind in (STRUCT, ENUM) else ())
+            ]
+            if kind == STRUCT:
+                self.structs[text(name)] = {text(member): offset // 8 for member, _, offset in items}, length
+            elif kind == ENUM:
+                self.enums[text(name)] = {text(member): value for member, value in items}
+            at += EXTRA.get(kind, 0) + count * EACH.get(kind, 0)
+
+
+@pytest.fixture(scope="module")
+def btf() -> Btf:
+    return Btf(elf_section(Path(OBJECT).read_bytes(), ".BTF"))
+
+
+@pytest.mark.parametrize("name", sorted(RECORDS.keys() - {"pipex_event"}))
+def test_members(btf: Btf, name: str) -> None:
+    members, size = btf.structs[name]
+    assert RECORDS[name].offsets == members
+    assert RECORDS[name].size == size
+
+
+def test_members_of_an_event() -> None:
+    """Of which the BTF knows nothing, since no variable has its type."""
+    body = re.search(r"^struct pipex_event \{(.*?)^\}", HEADER, re.DOTALL | re.MULTILINE)[1]
+    codes = {"8": "B", "16": "H", "32": "I", "64": "Q"}
+    members = [f"{name}:{codes[bits]}" for bits, name in re.findall(r"__u(\d+) (\w+);", body)]
+    assert len(members) == body.count(";")
+    record = Record(" ".join(members))
+    assert (record.format, record.offsets) == (layout.EVENT.format, layout.EVENT.offsets)
+    assert record.size == struct.calcsize("@" + record.format[1:])
+
+
+def test_no_struct_is_left_out(btf: Btf) -> None:
+    shared = set(re.findall(r"^struct (pipex_\w+) \{", HEADER, re.MULTILINE))
+    assert shared == RECORDS.keys()
+
+
+def test_numbers() -> None:
+    """Of #define, which is not in the BTF."""
+    defined = dict(re.findall(r"^#define PIPEX_(\w+)\s+(\(1u << \d+\)|\d+)", HEADER, re.MULTILINE))
+    values = {name: eval(text.replace("u", "")) for name, text in defined.items()}
+    assert values
+    for name, value in values.items():
+        assert getattr(layout, name) == value
+
+
+def test_enums() -> None:
+    """Some are nowhere in the BTF, since no variable has their type."""
+
+    def members(enum: str) -> dict[str, int]:
+        body = re.sub(r"/\*.*?\*/", "", re.search(rf"enum {enum} \{{(.*?)\}}", HEADER, re.DOTALL)[1], flags=re.DOTALL)
+        found: dict[str, int] = {}
+        for item in filter(None, (item.strip() for item in body.split(","))):
+            name, _, value = item.partition("=")
+            found[name.strip()] = int(value) if value else max(found.values(), default=-1) + 1
+        return found
+
+    counters = members("pipex_counter")
+    assert counters.pop("PIPEX_C_MAX") >= len(counters)
+    assert counters == {f"PIPEX_C_{name}": number for number, name in enumerate(layout.COUNTERS)}
+    assert members("pipex_kind") == {
+        "PIPEX_PPPOE": layout.PPPOE,
+        "PIPEX_L2TP": layout.L2TP,
+        "PIPEX_PPTP": layout.PPTP,
+    }
+    assert members("pipex_payload") == {
+        "PIPEX_PPP": layout.PAYLOAD_PPP,
+        "PIPEX_IP": layout.PAYLOAD_IP,
+        "PIPEX_ETHERNET": layout.PAYLOAD_ETHERNET,
+    }
+    assert members("pipex_way") == {"PIPEX_UP": layout.UP, "PIPEX_DOWN": layout.DOWN}
+    assert members("pipex_event_kind") == {"PIPEX_E_MIRROR": layout.EVENT_MIRROR}
+
+
+def test_record_finds_members() -> None:
+    record = Record("a:B b:3s c:I d:Q")
+    assert record.offsets == {"a": 0, "b": 1, "c": 4, "d": 8}
+    assert layout.fields(record, record.pack(1, b"xyz", 2, 3)) == {"a": 1, "b": b"xyz", "c": 2, "d": 3}
+
+
+def test_times_are_where_stats_has_them() -> None:
+    offsets = layout.STATS.offsets
+    assert (offsets["active_ns"] + 8, layout.TIMES.size) == (offsets["heard_ns"], 16)
+
+
+PEER, OURS = b"\x02\0\0\0\0\1", b"\x02\0\0\0\0\2"
+
+
+def test_key() -> None:
+    key = layout.fields(layout.KEY, pppoe_key(7, 100, 200, PEER, 0x1234))
+    assert key == {
+        "kind": 1,
+        "zero": 0,
+        "id": b"\x12\x34",
+        "port": 7,
+        "outer": 100,
+        "inner": 200,
+        "peer": PEER,
+        "zero2": 0,
+    }
+    assert layout.fields(layout.KEY, pppoe_key(7, None, None, PEER, 1))["outer"] == 0
+
+
+def test_addresses() -> None:
+    assert layout.fields(layout.HOST4, host4(3, 0x0A000001)) == {"domain": 3, "address": b"\x0a\0\0\1"}
+    assert layout.fields(layout.NET4, net4(3, 0x0A0001FF, 25)) == {
+        "prefixlen": 57,
+        "domain": 3,
+        "address": b"\x0a\0\1\x80",
+    }
+    assert net4(0, 0x0A0001FF, 0) == struct.pack("=II4s", 32, 0, bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "tags"),
+    [
+        (None, None, b""),
+        (5, None, b"\x81\x00\x00\x05"),
+        (5, 4094, b"\x88\xa8\x00\x05\x81\x00\x0f\xfe"),
+    ],
+)
+def test_encapsulation(outer: int | None, inner: int | None, tags: bytes) -> None:
+    octets, length_at = pppoe_encapsulation(outer, inner, OURS, PEER, 0x1234)
+    assert octets == PEER + OURS + tags + b"\x88\x64\x11\x00\x12\x34\0\0"
+    assert octets[length_at:] == b"\0\0"
+    assert len(octets) <= layout.ENCAP_MAX
