@@ -26,7 +26,8 @@ from typing import Any
 
 from npppy.config.model import Interface, Ipcp, Where
 from npppy.pipex.base import FlowSpec
-from npppy.pipex.ebpf.backend import EbpfBackend, EbpfFlow
+from npppy.pipex.ebpf.backend import EbpfBackend
+from npppy.pipex.ebpf.flow import EbpfFlow
 from npppy.pipex.ebpf.libbpf import XDP, Program, library
 from npppy.pipex.ebpf.plumbing import NpxInterface, ethtool
 from npppy.port import Port
