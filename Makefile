@@ -11,7 +11,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 ROOT := $(filter 0,$(shell id -u))
 # A guest that is not a given user-mode kernel is QEMU.
-PACKAGES := venv demo test $(if $(NPPPY_UML),,qemu)
+PACKAGES := venv run demo test $(if $(NPPPY_UML),,qemu)
 RESULTS := build/test
 MAN := $(wildcard conf/*.1 conf/*.5 conf/*.8)
 APP := $(PREFIX)/lib/npppy
@@ -47,7 +47,7 @@ need-root:
 
 .PHONY: demo
 demo: need-root ## subscribers, npppyd and what it serves, on this machine (root)
-	@scripts/packages venv demo
+	@scripts/packages venv run demo
 	@$(MAKE) -s .venv/stamp
 	@$(BIN)/python scripts/demo.py
 
@@ -68,7 +68,7 @@ test-unit: venv ## what needs neither root nor a guest: seconds
 
 .PHONY: test-root
 test-root: need-root ## what needs root and network namespaces
-	@scripts/packages venv test
+	@scripts/packages venv run test
 	@$(MAKE) -s .venv/stamp
 	@$(PYTEST) -m root
 
@@ -102,7 +102,7 @@ bpf: ## the BPF programs, compiled into the object that the package has
 
 .PHONY: bench
 bench: need-root ## every figure against its target, into bench/results.jsonl (root)
-	@scripts/packages venv demo
+	@scripts/packages venv run demo
 	@$(MAKE) -s .venv/stamp
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
@@ -113,7 +113,7 @@ run: need-root venv ## npppyd in the foreground, with CONF=conf/npppd.conf (root
 # With DESTDIR set all goes below it, and nothing of what is installed names it.
 .PHONY: install
 install: ## npppyd, npppyctl, npppysim, manual pages, unit and configuration: PREFIX, SYSCONFDIR, DESTDIR
-	@$(if $(DESTDIR),,scripts/packages venv)
+	@$(if $(DESTDIR),,scripts/packages venv run)
 	rm -rf build/lib build/bdist.*
 	$(PYTHON) -m venv --clear $(DESTDIR)$(APP)
 	$(DESTDIR)$(APP)/bin/python -m pip install --quiet .
@@ -134,7 +134,8 @@ install: ## npppyd, npppyctl, npppysim, manual pages, unit and configuration: PR
 	done
 
 .PHONY: uninstall
-uninstall: ## what install put there, but for the configuration
+uninstall: ## what install put there, but for the configuration, and what npppyd has left in the kernel
+	$(if $(DESTDIR),,$(if $(ROOT),[ ! -x $(PREFIX)/sbin/npppyd ] || $(PREFIX)/sbin/npppyd --teardown))
 	rm -rf $(DESTDIR)$(APP)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,sbin/npppyd sbin/npppyctl bin/npppysim) $(DESTDIR)$(UNIT)
 	rm -f $(foreach page,$(MAN),$(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))

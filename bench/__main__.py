@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from . import packets, sessions
+from npppy.pipex.ebpf.libbpf import BpfError
+
+from . import blocks, packets, sessions, tcp
 from .figures import ROOT, BenchError, Figure, append, commit, machine, table
 from .lab import OURS, THEIRS
 
-PARTS = ("setup", "rest", "ctl", "pipex")
+PARTS = ("setup", "rest", "ctl", "pipex", "blocks", "tcp")
 
 #: The share of the machine that others may have before we say so.
 QUIET = 0.05
@@ -32,8 +34,7 @@ class Sizes:
     idle_time: float
     memory: int
     listed: tuple[int, ...]
-    pairs: int
-    traffic_time: float
+    packets: packets.Effort
 
 
 FULL = Sizes(
@@ -43,8 +44,7 @@ FULL = Sizes(
     idle_time=60.0,
     memory=10_000,
     listed=(10_000, 50_000),
-    pairs=7,
-    traffic_time=1.0,
+    packets=packets.Effort(many=10_000, pairs=7, kernel_time=0.25, user_time=0.5),
 )
 QUICK = Sizes(
     setup=500,
@@ -53,8 +53,7 @@ QUICK = Sizes(
     idle_time=20.0,
     memory=2000,
     listed=(2000,),
-    pairs=3,
-    traffic_time=0.5,
+    packets=packets.Effort(many=2000, pairs=3, kernel_time=0.1, user_time=0.3),
 )
 
 
@@ -67,8 +66,12 @@ def figures(part: str, sizes: Sizes) -> Iterator[Figure]:
         yield from sessions.rest(sizes.idle, sizes.idle_time, sizes.memory)
     elif part == "ctl":
         yield from sessions.listing(sizes.listed)
+    elif part == "pipex":
+        yield from packets.measure(sizes.packets)
+    elif part == "blocks":
+        yield from blocks.measure(sizes.packets)
     else:
-        yield from packets.measure(sizes.pairs, sizes.traffic_time)
+        yield from tcp.measure(sizes.packets)
 
 
 def _busy() -> float:
@@ -100,7 +103,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure npppy; see bench/README.md.")
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (all)")
     parser.add_argument("--quick", action="store_true", help="less of everything: three minutes at most")
-    parser.add_argument("--sessions", type=int, metavar="N", help="set up so many in part setup")
+    parser.add_argument("--sessions", type=int, metavar="N", help="so many in parts setup, pipex and blocks")
+    parser.add_argument("--pairs", type=int, metavar="N", help="so many pairs of runs in parts pipex, blocks and tcp")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results.jsonl", metavar="FILE")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
@@ -109,7 +113,9 @@ def main() -> int:
         parser.error("needs root")
     sizes = QUICK if given.quick else FULL
     if given.sessions:
-        sizes = replace(sizes, setup=given.sessions)
+        sizes = replace(sizes, setup=given.sessions, packets=replace(sizes.packets, many=given.sessions))
+    if given.pairs:
+        sizes = replace(sizes, packets=replace(sizes.packets, pairs=given.pairs))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     # npppyd has a core to itself.
@@ -135,7 +141,7 @@ def _measure(parts: Sequence[str], sizes: Sizes, results: Path) -> int:
             for figure in figures(part, sizes):
                 found.append(figure)
                 append(results, figure)
-        except (BenchError, OSError) as error:
+        except (BenchError, BpfError, OSError) as error:
             print(f"bench: {part} failed: {error}", file=sys.stderr)
             failed = True
     _warn_if_busy()

@@ -3,6 +3,8 @@
     sub ====== bng ------ net
        sub0  eth1  up0  host0
 
+Generic receive offload is on at all four ends, as NICs have it: only so do veths take frames that XDP redirects.
+
 The namespaces have no names: they end with what uses them.  npppyd has one core to itself, the rest of us another.
 """
 
@@ -22,14 +24,20 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from npppy.pipex.ebpf.maps import default_pins
+from npppy.pipex.ebpf.plumbing import ethtool, teardown
 
 from .figures import ROOT, BenchError
 
 #: Seconds that anything may take, and so much longer for each session that is to come up.
 PATIENCE = 30.0
 PATIENCE_SESSION = 0.02
+#: Seconds that npppyd is watched whether it is idle; it looks at its timers less often than that.
+_GLANCE = 0.02
 #: Octets that a program may write to standard error before it is read: about 6,000 lines of a log.
 _PIPE = 1 << 20
 
@@ -37,14 +45,22 @@ _PIPE = 1 << 20
 CORES = sorted(os.sched_getaffinity(0))
 OURS, THEIRS = CORES[0], CORES[-1]
 
-#: Both ends of the link beyond npppyd, and networks of hosts that do not answer: behind that link, and behind eth1
-#: without PPP.
-UPLINK, GATEWAY, BEYOND, PLAIN = "192.0.2.1", "192.0.2.2", "198.51.100.1", "198.18.0.2"
+#: Both ends of the link beyond npppyd, and a host behind it that does not answer.
+UPLINK, GATEWAY, BEYOND = "192.0.2.1", "192.0.2.2", "198.51.100.1"
+#: Behind eth1, without PPP: a router that does not answer ARP, and a network of hosts.
+PLAIN_GATEWAY, PLAIN = "192.0.2.129", IPv4Network("198.18.0.0/16")
+
+# linux/ethtool.h
+SET_GRO = 0x2C
 
 _CONFIG = """
 tunnel ACCESS protocol pppoe {{
     listen on interface eth1
     authentication-method {method}
+    ingress-filter yes
+    tcp-mss-adjust yes
+    pipex {pipex}
+    pipex-forward {forward}
     {keepalive}
 }}
 ipcp POOL {{
@@ -130,11 +146,13 @@ class Program:
         self.name = name
         self._tail: deque[bytes] = deque(maxlen=20)
         self._rest = b""
+        #: What it writes to standard output.
+        self.out = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             # It does not outlive us, however we end.
             ["setpriv", "--pdeathsig", "KILL", *argv],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=self.out,
             stderr=subprocess.PIPE,
             cwd=ROOT,
             # A group of its own: an interrupt from the terminal is for us, who end it in order.
@@ -170,9 +188,9 @@ class Program:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
-            assert pipe is not None
-            pipe.close()
+        self.out.close()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
 
 
 class Npppyd(Program):
@@ -188,6 +206,27 @@ class Npppyd(Program):
             self.started += 1
         elif b" started, pid " in line:
             self.serving = True
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It does nothing meanwhile."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def wait_idle(self) -> None:
+        """Until it has nothing to do, and is not just waiting for its core."""
+
+        def idle() -> bool:
+            before = self.cpu()
+            time.sleep(_GLANCE)
+            # proc(5): the state is the third field, and the second may hold anything.
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            return state == "S" and self.cpu() == before
+
+        until(idle, "npppyd is idle")
 
     def cpu(self) -> float:
         """Seconds of processor that it has used, of user and system, to the nanosecond."""
@@ -215,19 +254,35 @@ class Subscribers(Program):
     def end(self) -> list[dict[str, Any]]:
         """End them all; returns npppysim's events, if it was told to print them, and behind them its summary."""
         self.process.send_signal(signal.SIGINT)
-        assert self.process.stdout is not None
         try:
-            # What it says fits into the pipe.
             status = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise self.error("does not end") from None
-        out = self.process.stdout.read()
+        self.out.seek(0)
+        out = self.out.read()
         if status:
             raise self.error(f"did not get all its sessions: {out.decode(errors='replace')}")
         told = [json.loads(line) for line in out.splitlines()]
         if told[-1]["lost"]:
             raise BenchError(f"sessions were lost: {told[-1]['lost']}")
         return told
+
+    def leave(self) -> list[Session]:
+        """End npppysim, to which nobody listens: the sessions stay.  It must have been told to print its events."""
+        return [
+            Session(told["address"], told["session_id"], bytes.fromhex(told["mac"].replace(":", "")))
+            for told in self.end()
+            if told.get("event") == "up"
+        ]
+
+
+class Session(NamedTuple):
+    """What packets of a session look like."""
+
+    address: str
+    session_id: int
+    #: Of the subscriber.
+    mac: bytes
 
 
 class Lab:
@@ -241,6 +296,8 @@ class Lab:
         with contextlib.ExitStack() as stack:
             self.directory = Path(tempfile.mkdtemp(prefix="npppy-bench-"))
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            #: Of npppyd.
+            self.socket = self.directory / "sock"
             self.sub, self.bng, self.net = (self._namespace(stack) for _ in range(3))
             self._build()
             self._stack = stack.pop_all()
@@ -269,23 +326,48 @@ class Lab:
         self.net.ip("link set host0 up", f"address add {GATEWAY}/24 dev host0")
         with self.bng:
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        for namespace, name in ((self.sub, "sub0"), (self.bng, "eth1"), (self.bng, "up0"), (self.net, "host0")):
+            with namespace:
+                ethtool(name, SET_GRO, 1)
+        sub0, host0 = self.sub.mac("sub0"), self.net.mac("host0")
+        self.bng.ip(
+            f"neighbour replace {GATEWAY} dev up0 lladdr {host0.hex(':')} nud permanent",
+            f"route add {PLAIN} via {PLAIN_GATEWAY} dev eth1 onlink",
+            f"neighbour replace {PLAIN_GATEWAY} dev eth1 lladdr {sub0.hex(':')} nud permanent",
+        )
+
+    def _tear_down(self, pins: Path) -> None:
+        with self.bng:
+            teardown(pins)
 
     def _start(self, program: Program) -> None:
         self._stack.callback(program.close)
 
-    def npppyd(self, *, users: int, method: str, keepalive: int = 0, enter: Sequence[str] = ()) -> Npppyd:
+    def npppyd(
+        self,
+        *,
+        users: int,
+        method: str,
+        keepalive: int = 0,
+        pipex: str = "yes",
+        forward: str = "stack",
+        enter: Sequence[str] = (),
+    ) -> Npppyd:
         """Start npppyd, and wait until it serves.
 
-        *keepalive*: seconds between LCP echoes, 0 for none; *enter*: a command that runs the one behind it.
+        *keepalive*: seconds between LCP echoes, 0 for none; *pipex* and *forward*: what carries the data, as in
+        npppd.conf; *enter*: a command that runs the one behind it.
         """
         lines = f"lcp-keepalive-interval {keepalive}" if keepalive else "lcp-keepalive no"
-        config, socket_path, users_file = (self.directory / name for name in ("npppd.conf", "sock", "users"))
-        config.write_text(_CONFIG.format(method=method, keepalive=lines))
+        config, users_file = self.directory / "npppd.conf", self.directory / "users"
+        config.write_text(_CONFIG.format(method=method, pipex=pipex, forward=forward, keepalive=lines))
         users_file.touch(0o600)
         users_file.write_text("".join(f"{name}:password={word}:\n" for name, word in _users(1, users)))
-        argv = [*enter, sys.executable, "-m", "npppy.daemon", "-d", "-f", str(config), "-s", str(socket_path)]
+        argv = [*enter, sys.executable, "-m", "npppy.daemon", "-d", "-f", str(config), "-s", str(self.socket)]
+        # When it is killed, its programs and maps stay.
+        self._stack.callback(self._tear_down, default_pins(str(self.socket)))
         with self.bng, pinned(OURS):
-            daemon = Npppyd(argv, socket_path)
+            daemon = Npppyd(argv, self.socket)
         self._start(daemon)
 
         def serves() -> bool:

@@ -1,123 +1,199 @@
-"""``pipex.user``: packets a second through npppyd's data path in Python."""
+"""``pipex``: packets a second through npppyd's data paths, against plain forwarding by the kernel."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from npppy.pppoe.codec import session_frame
 
 from .figures import BenchError, Figure
-from .lab import BEYOND, GATEWAY, PLAIN, Lab, Npppyd
-from .wire import Generator, Sink, ethernet, udp
+from .kernel import Attached, Reached, check_untimed
+from .lab import BEYOND, PLAIN, Lab, Npppyd, Session
+from .wire import Stream, Wire, ethernet, udp
 
 #: Octets of an IPv4 packet.
 SIZES = (64, 1400)
-#: Seconds of traffic before it counts.
-WARM_UP = 0.2
+WAYS = ("up", "down")
+#: Delivered each way while it is counted what reaches Python.
+DELIVERED = 1_000_000
+#: Packets a second that are sent through Python, which takes fewer.
+OFFERED = 500_000
+
+#: What is to be reached with one session, as a ratio to plain forwarding.
+TARGETS = {"stack": 0.90, "fast": 2.5}
 
 _IP = b"\x00\x21"
+#: Where an Ethernet frame, and one of a session, has the data of a UDP packet.
+_NUMBER_AT, _SESSION_NUMBER_AT = 42, 50
 
 
-class Stream:
-    """One kind of frame from one end to the other, by way of npppyd or of the kernel alone."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is measured: pairs of runs, and seconds that each of them takes."""
 
-    def __init__(self, generator: Generator, sink: Sink) -> None:
-        self._generator = generator
-        self._sink = sink
-
-    def run(self, seconds: float, daemon: Npppyd) -> tuple[float, float]:
-        """Packets a second that arrive, while more are sent than that: by the wall, and of npppyd's processor time."""
-        self._generator.run(WARM_UP)
-        self._sink.verify()
-        self._sink.count()
-        began, before = time.perf_counter(), daemon.cpu()
-        sent = self._generator.run(seconds)
-        arrived = self._sink.count()
-        elapsed, spent = time.perf_counter() - began, daemon.cpu() - before
-        # What waits in queues is for nobody's figure.
-        time.sleep(0.05)
-        while self._sink.count():
-            time.sleep(0.05)
-        if not 0 < arrived <= sent * 1.1:
-            raise BenchError(f"{sent} packets were sent, {arrived} arrived")
-        return arrived / elapsed, arrived / spent
+    #: Sessions that are hit at random, beside one alone.
+    many: int
+    pairs: int
+    kernel_time: float
+    user_time: float
 
 
-class Path:
-    """The frames of one session, and of plain forwarding beside it."""
+class Frames:
+    """The frames of sessions, and of plain forwarding beside them."""
 
-    def __init__(self, lab: Lab, stack: contextlib.ExitStack, address: str, session_id: int) -> None:
+    def __init__(self, lab: Lab, packet: Callable[[str, str, int, int, int], bytes] = udp, header: int = 28) -> None:
+        """*packet* makes packets whose data follow so many octets of headers."""
         self._lab = lab
-        self._stack = stack
-        self._address = address
-        self._session_id = session_id
+        self._packet = packet
+        self._number_at = 14 + header
         self._sub, self._eth1 = lab.sub.mac("sub0"), lab.bng.mac("eth1")
         self._up0, self._host = lab.bng.mac("up0"), lab.net.mac("host0")
-        lab.bng.ip(
-            f"neighbour replace {GATEWAY} dev up0 lladdr {self._host.hex(':')} nud permanent",
-            f"route add {PLAIN} dev eth1",
-            f"neighbour replace {PLAIN} dev eth1 lladdr {self._sub.hex(':')} nud permanent",
+
+    def sessions(self, way: str, size: int, sessions: Sequence[Session]) -> Stream:
+        """A packet for each of them, through npppyd; *way* is ``up`` from the subscriber, or ``down``."""
+        made = [self._through(way, session.address, size, number) for number, session in enumerate(sessions)]
+        if way == "up":
+            wrapped = [
+                session_frame(self._eth1, session.mac, session.session_id, _IP + before)
+                for session, (before, _) in zip(sessions, made, strict=True)
+            ]
+            return self._up(wrapped, [ethernet(self._host, self._up0, after) for _, after in made])
+        wrapped = [
+            session_frame(session.mac, self._eth1, session.session_id, _IP + after)
+            for session, (_, after) in zip(sessions, made, strict=True)
+        ]
+        return self._down([ethernet(self._up0, self._host, before) for before, _ in made], wrapped, 8)
+
+    def plain(self, way: str, size: int, count: int) -> Stream:
+        """The same packets of as many hosts that have no PPP."""
+        made = [self._through(way, str(PLAIN[2 + number]), size, number) for number in range(count)]
+        if way == "up":
+            return self._up(
+                [ethernet(self._eth1, self._sub, before) for before, _ in made],
+                [ethernet(self._host, self._up0, after) for _, after in made],
+            )
+        return self._down(
+            [ethernet(self._up0, self._host, before) for before, _ in made],
+            [ethernet(self._sub, self._eth1, after) for _, after in made],
         )
 
-    def up(self, size: int) -> tuple[Stream, Stream]:
-        """From the subscriber: through npppyd, and without it."""
+    def _through(self, way: str, address: str, size: int, number: int) -> tuple[bytes, bytes]:
+        """A packet before and after forwarding, which takes one from its TTL."""
+        ends = (address, BEYOND) if way == "up" else (BEYOND, address)
+        return self._packet(*ends, size, 64, number), self._packet(*ends, size, 63, number)
 
-        def frames(source: str, wrap: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
-            # The kernel takes one from the TTL when it forwards.
-            before, after = (udp(source, BEYOND, size, ttl) for ttl in (64, 63))
-            return wrap(before), ethernet(self._host, self._up0, after)
+    def _up(self, sent: list[bytes], arriving: list[bytes]) -> Stream:
+        return Stream((self._lab.sub, "sub0"), sent, (self._lab.net, "host0"), arriving, self._number_at)
 
-        return (
-            self._stream("up", *frames(self._address, lambda ip: self._session(self._eth1, self._sub, ip))),
-            self._stream("up", *frames(PLAIN, lambda ip: ethernet(self._eth1, self._sub, ip))),
-        )
-
-    def down(self, size: int) -> tuple[Stream, Stream]:
-        """To the subscriber: through npppyd, and without it."""
-
-        def frames(destination: str, wrap: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
-            before, after = (udp(BEYOND, destination, size, ttl) for ttl in (64, 63))
-            return ethernet(self._up0, self._host, before), wrap(after)
-
-        return (
-            self._stream("down", *frames(self._address, lambda ip: self._session(self._sub, self._eth1, ip))),
-            self._stream("down", *frames(PLAIN, lambda ip: ethernet(self._sub, self._eth1, ip))),
-        )
-
-    def _session(self, destination: bytes, source: bytes, packet: bytes) -> bytes:
-        return session_frame(destination, source, self._session_id, _IP + packet)
-
-    def _stream(self, way: str, sent: bytes, arriving: bytes) -> Stream:
-        subscriber, host = (self._lab.sub, "sub0"), (self._lab.net, "host0")
-        here, there = (subscriber, host) if way == "up" else (host, subscriber)
-        generator, sink = Generator(*here, sent), Sink(*there, arriving)
-        self._stack.callback(generator.close)
-        self._stack.callback(sink.close)
-        return Stream(generator, sink)
+    def _down(self, sent: list[bytes], arriving: list[bytes], more: int = 0) -> Stream:
+        return Stream((self._lab.net, "host0"), sent, (self._lab.sub, "sub0"), arriving, self._number_at + more)
 
 
-def measure(pairs: int, seconds: float) -> Iterator[Figure]:
-    """Runs through npppyd and runs of plain forwarding in turn, *pairs* of them, of so many seconds each."""
-    with Lab() as lab, contextlib.ExitStack() as stack:
-        daemon = lab.npppyd(users=1, method="chap")
-        path = Path(lab, stack, *_session(lab, daemon))
-        for way, streams in (("up", path.up), ("down", path.down)):
-            for size in SIZES:
-                user, plain = streams(size)
-                runs = [(*user.run(seconds, daemon), *plain.run(seconds, daemon)) for _ in range(pairs)]
-                daemon.check()
-                rate, core_rate, baseline, _ = map(statistics.median, zip(*runs, strict=True))
-                name = f"pipex.user.{way}.{size}"
-                yield Figure(name=name, value=rate, unit="packets/s", better="higher", baseline=baseline)
-                yield Figure(name=f"{name}.core", value=core_rate, unit="packets/s of a core", better="higher")
+def measure(effort: Effort) -> Iterator[Figure]:
+    """Python, and the kernel both ways, each against plain forwarding in turn."""
+    check_untimed()
+    reached = 0
+    for kind in ("user", *TARGETS):
+        with Lab() as lab, contextlib.ExitStack() as stack:
+            pipex, forward = ("user", "stack") if kind == "user" else ("ebpf", kind)
+            daemon = lab.npppyd(users=effort.many, method="pap", pipex=pipex, forward=forward)
+            sessions = dial(lab, daemon, 1)
+            bed = Bed(lab, daemon, kind, stack)
+            yield from _rows(bed, sessions, effort)
+            sessions += dial(lab, daemon, effort.many - 1)
+            yield from _rows(bed, sessions, effort)
+            if kind != "user":
+                reached += _count_reached(bed, sessions)
+    yield Figure(name="pipex.python_packets", value=reached, unit="packets", target=0, better="lower")
 
 
-def _session(lab: Lab, daemon: Npppyd) -> tuple[str, int]:
-    """A session that no program listens to any more; returns its address and its SESSION_ID."""
-    subscribers = lab.dial(daemon, 1, "chap", "--macs", "one", "--events")
+def dial(lab: Lab, daemon: Npppyd, count: int) -> list[Session]:
+    """Sessions that no program listens to any more."""
+    subscribers = lab.dial(daemon, count, "pap", "--events")
     subscribers.wait_up()
-    up, *_ = subscribers.end()
-    return up["address"], up["session_id"]
+    return subscribers.leave()
+
+
+class Bed:
+    """A lab with npppyd and sessions, and all that is needed to measure there."""
+
+    def __init__(self, lab: Lab, daemon: Npppyd, kind: str, stack: contextlib.ExitStack, *, sinks: bool = True) -> None:
+        """*kind* is what carries the data: ``user``, ``stack`` or ``fast``; without *sinks*, nothing takes packets."""
+        self.daemon = daemon
+        self.kind = kind
+        self.frames = Frames(lab)
+        self.reached = Reached(lab.bng, daemon.process.pid, "tun0")
+        stack.callback(self.reached.close)
+        self.attached = Attached(lab.bng, ("eth1", "up0"))
+        stack.callback(self.attached.close)
+        if len(self.attached) != {"user": 0, "stack": 1, "fast": 2}[kind]:
+            raise daemon.error(f"has given programs to {len(self.attached)} interfaces")
+        self.wire = stack.enter_context(Wire([(lab.sub, "sub0"), (lab.net, "host0")] if sinks else []))
+
+
+def _rows(bed: Bed, sessions: Sequence[Session], effort: Effort) -> Iterator[Figure]:
+    """Runs through npppyd and runs of plain forwarding in turn."""
+    many = f".{len(sessions)}" if len(sessions) > 1 else ""
+    for way in WAYS:
+        for size in SIZES:
+            ours, plain = bed.frames.sessions(way, size, sessions), bed.frames.plain(way, size, len(sessions))
+            bed.wire.load(ours, plain)
+            bed.reached.count()
+            name = f"pipex.{bed.kind}.{way}.{size}{many}"
+            yield from _user(bed, name, ours, plain, effort) if bed.kind == "user" else _kernel(
+                bed, name, ours, plain, effort, None if many else TARGETS[bed.kind]
+            )
+            bed.daemon.check()
+
+
+def _user(bed: Bed, name: str, ours: Stream, plain: Stream, effort: Effort) -> Iterator[Figure]:
+    runs = []
+    for _ in range(effort.pairs):
+        rate, core_rate = bed.wire.sustained(ours, effort.user_time, OFFERED, bed.daemon.cpu)
+        # What waits in queues is for nobody's figure.
+        bed.daemon.wait_idle()
+        # What is to be 0 where the kernel carries all must not be that here.
+        if bed.reached.count() < rate * effort.user_time:
+            raise BenchError("more packets went through npppyd than reached it")
+        runs.append((rate, core_rate, bed.wire.rate(plain, effort.kernel_time)))
+    rate, core_rate, baseline = map(statistics.median, zip(*runs, strict=True))
+    yield Figure(name=name, value=rate, unit="packets/s", better="higher", baseline=baseline)
+    yield Figure(name=f"{name}.core", value=core_rate, unit="packets/s of a core", better="higher")
+
+
+def _kernel(
+    bed: Bed, name: str, ours: Stream, plain: Stream, effort: Effort, target: float | None
+) -> Iterator[Figure]:
+    runs = []
+    for _ in range(effort.pairs):
+        rate = bed.wire.rate(ours, effort.kernel_time)
+        # npppyd would attach them again.
+        with bed.daemon.stopped(), bed.attached.without():
+            runs.append((rate, bed.wire.rate(plain, effort.kernel_time)))
+    if bed.reached.count() > effort.pairs:
+        raise bed.daemon.error("does not leave the packets to the kernel")
+    rate, baseline = map(statistics.median, zip(*runs, strict=True))
+    ratios = [ours / plain for ours, plain in runs]
+    tell_pairs(name, ratios)
+    ratio = statistics.median(ratios)
+    yield Figure(name=name, value=ratio, unit="of plain", target=target, better="higher")
+    yield Figure(name=f"{name}.rate", value=rate, unit="packets/s of a core", better="higher", baseline=baseline)
+
+
+def tell_pairs(name: str, values: Sequence[float]) -> None:
+    """What each pair of runs gave, of which a figure is the median."""
+    print(f"    {name}: {' '.join(f'{value:.3g}' for value in values)}", file=sys.stderr, flush=True)
+
+
+def _count_reached(bed: Bed, sessions: Sequence[Session]) -> int:
+    """Packets that reach Python while so many are delivered each way."""
+    bed.reached.count()
+    for way in WAYS:
+        stream = bed.frames.sessions(way, SIZES[0], sessions)
+        bed.wire.load(stream)
+        bed.wire.deliver(stream, DELIVERED)
+    return bed.reached.count()

@@ -1,141 +1,264 @@
-"""Packets: a generator of one frame again and again, and a far end that checks and counts each one."""
+"""Packets: programs in the kernel that send frames, and that check and count them where they arrive.
+
+The generator is an XDP program that BPF_PROG_TEST_RUN has run again and again on pages of its own.  What it redirects
+leaves an interface as frames leave a driver, 64 at a time; they and all that becomes of them are the work of one core,
+the generator's.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
+import signal
 import socket
 import struct
+import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from npppy.pipex.ebpf.libbpf import Object, library
 from npppy.pipex.ip import checksum
 
 from .figures import BenchError
-from .lab import Namespace
+from .kernel import attach, ksoftirqd
+from .lab import THEIRS, Namespace, until
 
-#: Frames a system call.
-_BATCH = 64
+#: Compiled from wire.c by ``make bpf``.
+OBJECT = str(Path(__file__).parent / "bpf" / "wire.o")
 
-# <linux/if_packet.h>, <asm-generic/socket.h>; the socket module does not have them.
-_SOL_PACKET = 263
-_PACKET_STATISTICS = 6
-_SO_ATTACH_FILTER = 26
-_SO_SNDBUFFORCE = 32
-# <linux/filter.h>
-_LOAD_LENGTH, _LOAD_WORD, _JUMP_EQUAL, _RETURN = 0x80, 0x20, 0x15, 0x06
-#: Octets at the front of each frame that the kernel compares.
-_CHECKED = 96
+#: Of wire.c: octets in which frames of a stream may differ, and those at their end which the kernel compares.
+HEAD, TAIL = 72, 16
+#: Streams that may be loaded at once, and frames of each.
+STREAMS = 2
+FRAMES = (1 << 15) // STREAMS
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+#: Right frames of a run that are compared whole.
+_KEPT = 8
+#: Frames before those that count, and seconds of a steady stream before it counts.
+_WARM_UP = 50_000
+_SETTLED = 0.1
+
+_SENDING = struct.Struct("=IIIIQ")
+_ARRIVING = struct.Struct(f"=IIII{TAIL}sI2sH")
+_TALLY = struct.Struct("=QQ")
+_NUMBER = struct.Struct("=I")
+_FIRST = bytes(4)
+_PATTERN = bytes(range(256)) * 8
+
+_LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
+_FOREVER = 0x7FFFFFFF
 
 
-class _IoVec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+class _TestRun(ctypes.Structure):
+    """struct bpf_test_run_opts"""
 
-
-class _MsgHdr(ctypes.Structure):
     _fields_ = [
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint),
-        ("iov", ctypes.POINTER(_IoVec)),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_char_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
     ]
 
 
-class _MMsgHdr(ctypes.Structure):
-    _fields_ = [("header", _MsgHdr), ("length", ctypes.c_uint)]
-
-
-def udp(source: str, destination: str, size: int, ttl: int) -> bytes:
-    """An IPv4 packet of *size* octets, at least 28, with right checksums."""
+def udp(source: str, destination: str, size: int, ttl: int, number: int) -> bytes:
+    """An IPv4 packet of *size* octets, at least 48, with right checksums; its data begin with its number."""
     addresses = socket.inet_aton(source) + socket.inet_aton(destination)
-    head = b"\x45\0" + size.to_bytes(2, "big") + b"\0\0\x40\0" + bytes((ttl, 17))
-    head += checksum(head + b"\0\0" + addresses).to_bytes(2, "big") + addresses
     ports, length = b"\x9c\x40\x9c\x41", (size - 20).to_bytes(2, "big")
-    data = bytes(number & 0xFF for number in range(size - 28))
+    data = _data(size - 28, number)
     check = checksum(addresses + b"\0\x11" + length + ports + length + b"\0\0" + data)
-    return head + ports + length + check.to_bytes(2, "big") + data
+    return _ip4(addresses, 17, size, ttl) + ports + length + check.to_bytes(2, "big") + data
+
+
+def tcp(source: str, destination: str, size: int, ttl: int, number: int) -> bytes:
+    """The same with a segment of TCP, in mid-stream."""
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    length = (size - 20).to_bytes(2, "big")
+    # Ports, sequence number and acknowledgement; a header of 20 octets, ACK, window.
+    front, back = b"\x9c\x40\x9c\x41" + bytes(8) + b"\x50\x10\xff\xff", b"\0\0" + _data(size - 40, number)
+    check = checksum(addresses + b"\0\6" + length + front + b"\0\0" + back)
+    return _ip4(addresses, 6, size, ttl) + front + check.to_bytes(2, "big") + back
+
+
+def _data(size: int, number: int) -> bytes:
+    return _NUMBER.pack(number) + _PATTERN[: size - _NUMBER.size]
+
+
+def _ip4(addresses: bytes, protocol: int, size: int, ttl: int) -> bytes:
+    head = b"\x45\0" + size.to_bytes(2, "big") + b"\0\0\x40\0" + bytes((ttl, protocol))
+    return head + checksum(head + b"\0\0" + addresses).to_bytes(2, "big") + addresses
 
 
 def ethernet(destination: bytes, source: bytes, packet: bytes) -> bytes:
     return destination + source + b"\x08\0" + packet
 
 
-class Generator:
-    """Sends *frame* out of an interface, as fast as it goes."""
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Frames that leave one interface, and what they have become where they arrive at another, in the same order.
 
-    def __init__(self, namespace: Namespace, interface: str, frame: bytes) -> None:
-        with namespace:
-            self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            self._sock.bind((interface, 0))
-        self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 32 << 20)
-        self._frame = ctypes.create_string_buffer(frame, len(frame))
-        self._iovec = _IoVec(ctypes.addressof(self._frame), len(frame))
-        self._messages = (_MMsgHdr * _BATCH)()
-        for message in self._messages:
-            message.header.iov = ctypes.pointer(self._iovec)
-            message.header.iovlen = 1
-
-    def run(self, seconds: float) -> int:
-        """Send for so long; returns how many frames left."""
-        count, descriptor, end = 0, self._sock.fileno(), time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            sent = _LIBC.sendmmsg(descriptor, self._messages, _BATCH, 0)
-            if sent < 0:
-                raise BenchError(f"cannot send: {os.strerror(ctypes.get_errno())}")
-            count += sent
-        return count
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-class Sink:
-    """Counts the frames on an interface that are *frame*.
-
-    A socket filter in the kernel compares the length, the first octets and the last ones; the first frames that come
-    are kept, and compared whole by :meth:`verify`.
+    All have one length; they differ in their first :data:`HEAD` octets only, which the generator writes anew in each
+    frame, and in which they have their number.
     """
 
-    def __init__(self, namespace: Namespace, interface: str, frame: bytes) -> None:
-        self._frame = frame
-        tests = [(_LOAD_LENGTH, 0, len(frame))]
-        for at in (*range(0, min(_CHECKED, len(frame) - 4), 4), len(frame) - 4):
-            tests.append((_LOAD_WORD, at, int.from_bytes(frame[at : at + 4], "big")))
-        program = []
-        for number, (load, at, value) in enumerate(tests):
-            # If it differs, on to the last instruction.
-            program += [(load, 0, 0, at), (_JUMP_EQUAL, 0, (len(tests) - number) * 2 - 1, value)]
-        program += [(_RETURN, 0, 0, 0xFFFF), (_RETURN, 0, 0, 0)]
-        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
+    start: tuple[Namespace, str]
+    sent: Sequence[bytes]
+    end: tuple[Namespace, str]
+    arriving: Sequence[bytes]
+    #: Where an arriving frame has its number.
+    number_at: int
+
+
+class Wire:
+    """The generator, and sinks at interfaces; a context manager."""
+
+    def __init__(self, ends: Iterable[tuple[Namespace, str]]) -> None:
+        """Sinks at *ends*."""
+        self._ends = list(ends)
+        self._stack = contextlib.ExitStack()
+        self._streams: list[Stream] = []
+
+    def __enter__(self) -> Wire:
+        with contextlib.ExitStack() as stack:
+            self._object = stack.enter_context(Object(OBJECT))
+            self._maps = self._object.maps
+            for end in self._ends:
+                attach(*end, self._object.programs["sink"])
+                stack.callback(attach, *end, None)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def load(self, *streams: Stream) -> None:
+        """Make ready for these, and for no others."""
+        self._streams = list(streams)
+        for place, stream in enumerate(streams):
+            for name, frames in (("sent", stream.sent), ("expected", stream.arriving)):
+                if len(frames) > FRAMES or len({frame[HEAD:] for frame in frames}) != 1:
+                    raise BenchError("too many frames for a stream, or they differ where they must not")
+                keys = b"".join(_NUMBER.pack(place * FRAMES + number) for number in range(len(frames)))
+                self._maps[name].put_many(keys, b"".join(frame[:HEAD] for frame in frames))
+
+    def rate(self, stream: Stream, seconds: float) -> float:
+        """Frames that arrive in a second of the generator's core, of which it takes about so many."""
+        with self._chosen(stream):
+            each = self._send(stream, _WARM_UP) / _WARM_UP
+        before = self._right()
+        elapsed = self._send(stream, max(_WARM_UP, int(seconds / each)))
+        return (self._right() - before) / elapsed
+
+    def deliver(self, stream: Stream, count: int) -> int:
+        """Send until *count* have arrived; returns how many have."""
+        with self._chosen(stream):
+            before = self._right()
+            arrived = 0
+            while arrived < count:
+                self._send(stream, count - arrived)
+                last, arrived = arrived, self._right() - before
+                if arrived == last:
+                    raise BenchError(f"of {count} packets only {arrived} arrive")
+        return arrived
+
+    def sustained(self, stream: Stream, seconds: float, rate: float, clock: Callable[[], float]) -> tuple[float, float]:
+        """Send *rate* frames a second for so long; returns how many arrive, a second by the wall and by *clock*."""
+        thread = threading.Thread(target=self._send, args=(stream, _FOREVER))
+        with self._chosen(stream, int(1e9 / rate)), _nudging(thread):
+            started = self._right()
+            thread.start()
+            until(lambda: self._right() > started, "a packet arrives")
+            time.sleep(_SETTLED)
+            before, began, clock_began = self._right(), time.perf_counter(), clock()
+            time.sleep(seconds)
+            until(lambda: self._right() > before and clock() > clock_began, "a packet arrives")
+            arrived, ended, clock_ended = self._right() - before, time.perf_counter(), clock()
+        return arrived / (ended - began), arrived / (clock_ended - clock_began)
+
+    @contextlib.contextmanager
+    def _chosen(self, stream: Stream, interval: int = 0) -> Iterator[None]:
+        """With this stream; the first frames that arrive meanwhile are compared whole.
+
+        *interval*: nanoseconds between two frames, 0 for none.
+        """
+        first = self._streams.index(stream) * FRAMES
+        namespace, interface = stream.start
         with namespace:
-            self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        # Nobody reads it while it counts, so it is full at once, and the kernel only counts.
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._sock.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code))
-        )
+            ifindex = socket.if_nametoindex(interface)
+        self._maps["sending"].put(_FIRST, _SENDING.pack(ifindex, first, len(stream.sent), interval, 0))
+        frame = stream.arriving[0]
+        place = first, len(stream.arriving), len(frame), stream.number_at, frame[-TAIL:]
+        namespace, interface = stream.end
         with namespace:
-            self._sock.bind((interface, int.from_bytes(frame[12:14], "big")))
+            kept = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+            kept.bind((interface, int.from_bytes(frame[12:14], "big")))
+        with kept:
+            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, _KEPT, frame[12:14], 0))
+            yield
+            _compare(kept, stream)
+            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, 0, frame[12:14], 0))
 
-    def count(self) -> int:
-        """Frames since the last call, those included that the socket had no room for."""
-        statistics = self._sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-        return int(struct.unpack("II", statistics)[0])
+    def _send(self, stream: Stream, count: int) -> float:
+        """Returns the seconds of this core that it took, and that forwarding took."""
+        program = self._object.programs["generate"]
+        frame = stream.sent[0]
+        options = _TestRun(sz=ctypes.sizeof(_TestRun), data_in=frame, data_size_in=len(frame), repeat=count)
+        options.flags = _LIVE_FRAMES
+        before = ksoftirqd(THEIRS)
+        # In the network namespace from whose interface it is to redirect.
+        with stream.start[0]:
+            code = library().bpf_prog_test_run_opts(program.fd, ctypes.byref(options))
+        if code == -errno.EINTR and count == _FOREVER:
+            return 0.0
+        if code:
+            raise BenchError(f"cannot run the generator: {os.strerror(-code)}")
+        # The kernel tells the time of one frame, less what is below a nanosecond.
+        return (float(options.duration) + 0.5) * count * 1e-9 + ksoftirqd(THEIRS) - before
 
-    def verify(self) -> None:
-        """Raises :class:`BenchError` unless frames have come that are right in every octet."""
-        kept = []
-        try:
-            while True:
-                kept.append(self._sock.recv(65536))
-        except BlockingIOError:
-            pass
-        if not kept or any(frame != self._frame for frame in kept):
-            raise BenchError("what comes out is not what went in")
+    def _right(self) -> int:
+        """Frames that have arrived as they should, ever.  Raises :class:`BenchError` if some did otherwise."""
+        tallies = _TALLY.iter_unpack(self._maps["tallies"].get(_FIRST) or b"")
+        right, wrong = (sum(column) for column in zip(*tallies, strict=True))
+        if wrong:
+            raise BenchError(f"{wrong} packets came out otherwise than they went in")
+        return int(right)
 
-    def close(self) -> None:
-        self._sock.close()
+
+def _compare(kept: socket.socket, stream: Stream) -> None:
+    """Raises :class:`BenchError` unless frames have been kept that are right in every octet."""
+    at, count = stream.number_at, 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            frame = kept.recv(65536)
+            if len(frame) == len(stream.arriving[0]):
+                count += frame == stream.arriving[_NUMBER.unpack_from(frame, at)[0]]
+    if count != _KEPT:
+        raise BenchError("what comes out is not what went in")
+
+
+@contextlib.contextmanager
+def _nudging(thread: threading.Thread) -> Iterator[None]:
+    """End *thread* at the end, which is in a system call that any signal interrupts."""
+    old = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        while thread.is_alive():
+            assert thread.ident is not None
+            signal.pthread_kill(thread.ident, signal.SIGUSR1)
+            thread.join(0.02)
+        signal.signal(signal.SIGUSR1, old)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from .control import client, commands, format
+from .control import client, commands
 from .control.protocol import SOCKET
 
 TYPE_CHECKING = False
@@ -36,8 +36,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         connection = client.Connection(given.get("-s", SOCKET))
         try:
+            show = command.take_show(request, json="-j" in given)
             answer = connection.ask(request, endless=command.endless)
-            (format.json_lines if "-j" in given else command.show)(answer, sys.stdout)
+            show(answer, sys.stdout)
             sys.stdout.flush()
         finally:
             connection.close()

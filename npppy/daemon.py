@@ -24,16 +24,20 @@ from . import __version__, logs
 from .aaa.realms import Realms
 from .config.loader import ConfigError, load
 from .config.model import Config, Interface, Ipcp
+from .control.pipex import PipexCommands
 from .control.protocol import SOCKET, Message
 from .control.server import ControlServer, Reply
 from .control.subject import EngineSubject
 from .journal import Journal, JournalError
-from .pipex.user import UserBackend
+from .pipex.datapath import DataPath, DataPathError
+from .pipex.ebpf.libbpf import BpfError
+from .pipex.ebpf.maps import default_pins
+from .pipex.ebpf.plumbing import teardown
 from .pool import AddressSpace, Pool
 from .ppp.cause import Cause
 from .ppp.engine import DNS, NBNS, Engine, Site, name_server_options
 from .pppoe.server import PppoeServer, end_orphans
-from .tun.device import TunError, TunInterface
+from .tun.device import TunError
 from .tun.netlink import LinkMonitor, LinkState, NetlinkError
 from .wheel import TICK, Wheel
 
@@ -43,7 +47,7 @@ CONFIG = "/etc/npppy/npppd.conf"
 PIDFILE = Path("/var/run/npppyd.pid")
 RESOLVER = Path("/etc/resolv.conf")
 
-#: Seconds between looks at the users files.
+#: Seconds between looks at the users files, and at the interfaces of fast packets.
 REFRESH = 2.0
 #: Seconds that sessions may take to end when the daemon stops, as npppd.
 SHUTDOWN = 5.0
@@ -80,16 +84,17 @@ class Daemon:
             wheel=self.wheel, random=secrets.token_bytes, aaa=self.realms, hostname=socket.gethostname()
         )
         self.space = AddressSpace()
-        self.backend = UserBackend()
-        self.tuns: dict[str, TunInterface] = {}
         self.sites: dict[str, Site] = {}
         #: The routes of the pools, and the interface of each.
         self.routed: dict[IPv4Network, str] = {}
         self.subject = EngineSubject(self.engine, self.clock)
         self.control = ControlServer(self.subject, control, group=group)
         self.control.register("daemon", self._state)
-        self.journal_path = Path(control).with_suffix(".journal")
+        PipexCommands(self.engine, lambda: self.data.backend, self.clock).register(self.control)
+        self.journal_path = _journal(control)
         self.stopping = asyncio.Event()
+        self.pins = default_pins(control)
+        self.data: DataPath
         self.pppoe: PppoeServer
         self.links: LinkMonitor
         self.journal: Journal
@@ -120,7 +125,11 @@ class Daemon:
         # Design, rule 7: what an earlier run has left is ended before anything is given to anyone else.
         end_orphans(self.journal)
         self.realms.configure(self.config)
-        stack.callback(self._close_tuns)
+        try:
+            self.data = DataPath(self.config, self.pins)
+        except DataPathError as error:
+            raise StartError(str(error)) from None
+        stack.callback(lambda: self.data.close())
         for interface in self.config.interfaces:
             self._open_tun(interface)
         self._make_sites(self.config)
@@ -134,7 +143,8 @@ class Daemon:
         for name in sorted(self.pppoe.interfaces()):
             self.links.watch(name)
         self._tick()
-        refreshing = self.loop.create_task(self._refresh_users())
+        self.data.follow()
+        refreshing = self.loop.create_task(self._refresh())
         stack.callback(refreshing.cancel)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.stopping.set)
@@ -144,25 +154,18 @@ class Daemon:
 
     def _open_tun(self, interface: Interface) -> None:
         try:
-            tun = TunInterface.open(interface, self._mtu(interface.name), ())
+            self.data.open_interface(interface, self._mtu(interface.name))
         except TunError as error:
             raise StartError(f"{interface.where}: {error}") from None
-        self.tuns[interface.name] = tun
-        tun.start(self.backend.attach(tun.name, int(tun.address), tun.write, tun.emit).deliver)
 
     def _mtu(self, name: str) -> int:
         """Of a shared interface: that of the sessions with the largest."""
         return max((bind.tunnel.mru for bind in self.config.binds if bind.interface.name == name), default=1500)
 
-    def _close_tun(self, name: str) -> None:
-        self.backend.detach(name)
-        self.tuns.pop(name).close()
+    def _close_tun(self, data: DataPath, name: str) -> None:
+        data.close_interface(name)
         # Its routes have gone with it.
         self.routed = {network: owner for network, owner in self.routed.items() if owner != name}
-
-    def _close_tuns(self) -> None:
-        for name in list(self.tuns):
-            self._close_tun(name)
 
     def _make_sites(self, config: Config) -> None:
         """Pools of a configuration, and their routes; those of the one before go."""
@@ -175,8 +178,8 @@ class Daemon:
             site = self.sites[interface.name] = Site(
                 conf=interface,
                 pool=Pool(ipcp, self.space, own),
-                backend=self.backend,
-                routes=self.tuns[interface.name],
+                backend=self.data.backend,
+                routes=self.data.tuns[interface.name],
                 servers=servers,
                 blocked=blocked,
             )
@@ -186,25 +189,31 @@ class Daemon:
         for site in old.values():
             site.pool.close()
         for network, name in self.routed.items() - routed.items():
-            if name in self.tuns:
-                self.tuns[name].remove_route(network)
+            if name in self.data.tuns:
+                self.data.tuns[name].remove_route(network)
         for network, name in routed.items() - self.routed.items():
-            self.tuns[name].add_route(network)
+            self.data.tuns[name].add_route(network)
         self.routed = routed
 
     # What happens.
 
     def _link(self, link: LinkState) -> None:
+        if link.present:
+            # Before there can be a session.
+            self.data.link(link)
         self.pppoe.link_event(link.name, link.ifindex, link.mac, link.mtu, link.up, link.present)
+        if not link.present:
+            self.data.link(link)
 
     def _tick(self) -> None:
         self.wheel.advance(self.clock())
         self.loop.call_later(TICK, self._tick)
 
-    async def _refresh_users(self) -> None:
-        """Follow the users files, in a thread: reading a large one takes a second."""
+    async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(REFRESH)
+            self.data.follow()
+            # In a thread: reading a large file of users takes a second.
             await asyncio.to_thread(self.realms.refresh)
 
     def reload(self) -> None:
@@ -219,33 +228,48 @@ class Daemon:
         for diagnostic in config.warnings:
             log.warning("%s", diagnostic)
         kept = {interface.name: interface.address for interface in config.interfaces}
-        gone = [name for name, tun in self.tuns.items() if kept.get(name) != tun.address]
+        old = self.data
+        try:
+            if old.outgrown(config):
+                log.warning("reload: another back end carries data from now on, so all sessions end")
+                self.data = DataPath(config, self.pins)
+            else:
+                old.configure(config)
+        except DataPathError as error:
+            log.error("%s", error)
+            log.error("reload failed: the old configuration stays")
+            return
+        gone = [name for name, tun in old.tuns.items() if old is not self.data or kept.get(name) != tun.address]
         now = self.clock()
         # Sessions of an interface that goes, or changes its address, end first.
         self.engine.configure(config, {n: site for n, site in self.sites.items() if n not in gone}, now)
         self.config = config
         for name in gone:
             self.sites.pop(name).pool.close()
-            self._close_tun(name)
+            self._close_tun(old, name)
+        if old is not self.data:
+            old.close()
         for interface in config.interfaces:
-            if interface.name in self.tuns:
-                self.tuns[interface.name].set_mtu(self._mtu(interface.name))
+            if interface.name in self.data.tuns:
+                self.data.tuns[interface.name].set_mtu(self._mtu(interface.name))
                 continue
             try:
                 self._open_tun(interface)
             except StartError as error:
                 log.error("%s", error)
-        usable = [interface for interface in config.interfaces if interface.name in self.tuns]
-        self._make_sites(config if len(usable) == len(kept) else _without(config, set(kept) - self.tuns.keys()))
+        usable = [interface for interface in config.interfaces if interface.name in self.data.tuns]
+        self._make_sites(config if len(usable) == len(kept) else _without(config, set(kept) - self.data.tuns.keys()))
         self.realms.configure(config)
         self.engine.configure(config, self.sites, now)
         before = self.pppoe.interfaces()
         self.pppoe.reconfigure(config.tunnels)
         after = self.pppoe.interfaces()
-        for name in before - after:
+        for name in before:
             self.links.unwatch(name)
-        for name in sorted(after - before):
+        # Also those from before: their sessions may be for another back end now.
+        for name in sorted(after):
             self.links.watch(name)
+        self.data.follow()
         log.info("reloaded %s", config.file)
 
     async def _end_sessions(self) -> None:
@@ -343,6 +367,26 @@ def _group(name: str) -> int:
         raise argparse.ArgumentTypeError(f"there is no group {name!r}") from None
 
 
+def _teardown(control: str) -> int:
+    """Remove what npppyd has attached in this network namespace, and its pins."""
+    journal = _journal(control)
+    try:
+        if journal.exists():
+            # Held by a npppyd that runs.  The sessions in it are for the next start to end.
+            Journal(journal).close()
+        for line in teardown(default_pins(control)):
+            print(line)
+    except (JournalError, BpfError, NetlinkError, OSError) as error:
+        print(f"npppyd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _journal(control: str) -> Path:
+    """It lies beside the control socket."""
+    return Path(control).with_suffix(".journal")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="npppyd", description="PPP concentrator; see npppyd(8).")
     parser.add_argument("-d", dest="foreground", action="store_true", help="stay in the foreground, log to stderr")
@@ -351,10 +395,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-s", dest="socket", default=SOCKET, metavar="socket", help=f"the control socket ({SOCKET})")
     parser.add_argument("-g", dest="group", type=_group, metavar="group", help="who may use the socket, besides root")
     parser.add_argument("-v", dest="debug", action="store_true", help="log more")
+    parser.add_argument(
+        "--teardown", action="store_true", help="remove what a npppyd that was killed has left in the kernel, and exit"
+    )
     parser.add_argument("--version", action="version", version=f"npppyd {__version__}")
     arguments = parser.parse_args(argv)
     # Before the working directory changes.
     file, control = Path(arguments.file).absolute(), os.path.abspath(arguments.socket)
+    if arguments.teardown:
+        return _teardown(control)
     try:
         config = load(file)
     except ConfigError as error:

@@ -181,6 +181,8 @@ class Tunnel:
     ingress_filter: bool = False
     callnum_check: bool = False
     pipex: PipexChoice = PipexChoice.YES
+    #: ``pipex-forward fast``: past the kernel's stack where that can be.
+    pipex_fast: bool = False
     #: Words of npppd.conf: ip lcp pap chap eap mppe ccp ipcp.
     dump_in: frozenset[str] = frozenset()
     dump_out: frozenset[str] = frozenset()

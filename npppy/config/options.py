@@ -73,12 +73,6 @@ UNBUILT = (
     Unbuilt("tunnel", "mppe", lambda v: v is Mppe.YES, "sessions are not encrypted: MPPE is not built yet"),
     Unbuilt("tunnel", "mppe-key-length", _always, "mppe-key-length has no effect: MPPE is not built yet"),
     Unbuilt("tunnel", "mppe-key-state", _always, "mppe-key-state has no effect: MPPE is not built yet"),
-    Unbuilt(
-        "tunnel",
-        "pipex",
-        lambda v: v in (PipexChoice.YES, PipexChoice.EBPF),
-        "the data goes through Python, as with pipex user: pipex in eBPF is not built yet",
-    ),
     Unbuilt("authentication", "type", lambda v: v == "radius", "logins by this realm fail: RADIUS is not built yet"),
     Unbuilt("authentication", "eap-capable", lambda v: v is True, "eap-capable has no effect: EAP is not built yet"),
     Unbuilt("radius", "nas-id", _always, "radius nas-id has no effect: RADIUS is not built yet"),
@@ -275,6 +269,7 @@ _PPP = [
     Option("ingress-filter", "ingress_filter", YESNO),
     Option("callnum-check", "callnum_check", YESNO),
     Option("pipex", "pipex", Choice({pipex.value: pipex for pipex in PipexChoice})),
+    Option("pipex-forward", "pipex_fast", Choice({"stack": False, "fast": True})),
     Option("debug-dump-pktin", "dump_in", _dump),
     Option("debug-dump-pktout", "dump_out", _dump),
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 
-from . import format
+from . import format, watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from .client import Answer
     from .protocol import Message
+
+    Show = Callable[[Answer, TextIO], None]
 
 
 class WordError(Exception):
@@ -29,21 +31,30 @@ class WordError(Exception):
 class Command:
     """*parse* takes its words off the list and returns the request's fields; *show* prints the answer as text.
 
-    *endless*: it runs until either side closes the connection.
+    *endless*: it runs until either side closes the connection.  *into*: a field of the request is not for npppyd, but
+    names the file that the answer goes to; what it makes of the name shows the answer then, in text and JSON alike.
     """
 
     def __init__(
         self,
         name: str,
         parse: Callable[[list[str]], Message],
-        show: Callable[[Answer, TextIO], None],
+        show: Show,
         *,
         endless: bool = False,
+        into: tuple[str, Callable[[str], Show]] | None = None,
     ) -> None:
         self.name = name
         self.parse = parse
         self.show = show
         self.endless = endless
+        self._into = into
+
+    def take_show(self, request: Message, json: bool) -> Show:
+        """What shows the answer to *request*, which loses what is not for npppyd."""
+        if self._into is not None and (file := request.pop(self._into[0], None)) is not None:
+            return self._into[1](file)
+        return format.json_lines if json else self.show
 
 
 def pick(words: list[str], valid: Iterable[str], *, end: bool = False) -> str:
@@ -63,10 +74,17 @@ def pick(words: list[str], valid: Iterable[str], *, end: bool = False) -> str:
     return found[0]
 
 
-def _ppp_id(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and len(word) <= 10 and int(word) < 2**32):
-        raise ValueError
-    return int(word)
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def convert(word: str) -> int:
+        if not (_is_number(word) and len(word) <= 10 and low <= int(word) <= high):
+            raise ValueError
+        return int(word)
+
+    return convert
 
 
 def _address(word: str) -> str:
@@ -85,7 +103,7 @@ def _protocol(word: str) -> str:
 
 #: What a filter's value looks like, and what makes it of a word, with ValueError where that cannot be.
 VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "ppp-id": ("<ppp-id>", _ppp_id),
+    "ppp-id": ("<ppp-id>", _number(0, 2**32 - 1)),
     "address": ("<address>", _address),
     "interface": ("<interface>", str),
     "protocol": ("[ pppoe | l2tp | pptp ]", _protocol),
@@ -130,6 +148,69 @@ def _value(words: list[str], shown: str, convert: Callable[[str], Any]) -> Any:
         raise WordError(f"unknown argument: {word}", (shown,)) from None
 
 
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+def _amount(word: str) -> int:
+    """``512k``, ``2.5M``, ``1G``: powers of ten."""
+    number, unit = (word[:-1], word[-1].lower()) if word[-1:].isalpha() else (word, "")
+    whole, point, part = number.partition(".")
+    if unit not in _UNITS or len(number) > 12 or not all(map(_is_number, (whole, part) if point else (whole,))):
+        raise ValueError
+    size: int = 10 ** len(part)
+    amount, rest = divmod(int(whole + part) * _UNITS[unit], size)
+    if rest:
+        raise ValueError
+    return amount
+
+
+def _pair(word: str) -> tuple[int, int]:
+    """``down/up``, or one for both."""
+    down, slash, up = word.partition("/")
+    return _amount(down), _amount(up if slash else down)
+
+
+def pipex(words: list[str]) -> Message:
+    """``[ppp-id id police off | down[/up] [burst down[/up]] | user | ebpf]``"""
+    if not words:
+        return {}
+    pick(words, ("ppp-id",), end=True)
+    request: Message = {"ppp_id": _value(words, *VALUES["ppp-id"])}
+    change = pick(words, ("police", "user", "ebpf"))
+    if change != "police":
+        return {**request, "carry": change}
+    if words[:1] == ["off"]:
+        del words[0]
+        return {**request, "police": None}
+    down, up = _value(words, "[ off | <down>[/<up>] ]", _pair)
+    police = {"down": down, "up": up}
+    if words:
+        pick(words, ("burst",), end=True)
+        police["burst_down"], police["burst_up"] = _value(words, "<octets down>[/<octets up>]", _pair)
+    return {**request, "police": police}
+
+
+#: What follows an option, by the field of the request.
+_CAPTURE: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {
+    "-c": ("count", "<frames>", _number(1, 2**32 - 1)),
+    "-s": ("snaplen", "<octets>", _number(1, 2**16 - 1)),
+    "-w": ("file", "<file>", str),
+}
+
+
+def capture(words: list[str]) -> Message:
+    """``ppp-id id [-w file] [-c frames] [-s octets]``"""
+    pick(words, ("ppp-id",))
+    request: Message = {"ppp_id": _value(words, *VALUES["ppp-id"])}
+    while words:
+        option = pick(words, _CAPTURE, end=True)
+        name, shown, convert = _CAPTURE[option]
+        if name in request:
+            raise WordError(f"repeated argument: {option}")
+        request[name] = _value(words, shown, convert)
+    return request
+
+
 COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "session": {
         "brief": Command("session", filters, format.brief),
@@ -139,6 +220,8 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "clear": Command("clear", all_or_filters, format.cleared),
     "daemon": Command("daemon", lambda words: {}, format.daemon),
     "monitor": Command("monitor", lambda words: all_or_filters(words, EVENT_FILTERS), format.events, endless=True),
+    "pipex": Command("pipex", pipex, format.pipex),
+    "capture": Command("capture", capture, watch.lines, endless=True, into=("file", watch.PcapFile)),
 }
 
 

@@ -85,6 +85,13 @@ def block(row: Message) -> str:
     if row["state"] not in ("up", "terminate"):
         # npppd shows no such session, so its text has no line for this.
         lines.append(("State", row["state"]))
+    if row["pipex"]:
+        lines.append(("Carried By", _CARRIERS[row["pipex"]]))
+        lines += [
+            (f"Rate Limit {way.title()}", limit(row[f"rate_{way}"], row[f"burst_{way}"]))
+            for way in ("down", "up")
+            if row[f"rate_{way}"]
+        ]
     text = "".join(f"          {label:<24}: {value}\n" for label, value in lines)
     return f"Ppp Id = {row['ppp_id']}\n{text}"
 
@@ -146,6 +153,73 @@ def daemon(answer: Answer, out: TextIO) -> None:
                 out.write(f"    {printable(name)}: {shown}\n")
         else:
             out.write(f"{label}: {value}\n")
+
+
+#: Who carries the data of a session.
+_CARRIERS = {"ebpf": "the kernel", "user": "Python"}
+
+
+def limit(rate: int, burst: int) -> str:
+    """A rate in bits a second and a burst in octets."""
+    if not rate:
+        return "no limit"
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if rate >= size and rate % (size // 1000) == 0:
+            shown = f"{rate / size:.3f}".rstrip("0").rstrip(".")
+            return f"{shown} {unit}bit/s, burst {burst}"
+    return f"{rate} bit/s, burst {burst}"
+
+
+def pipex(answer: Answer, out: TextIO) -> None:
+    for _ in answer:
+        pass
+    done = answer.done
+    if "ppp_id" in done:
+        limits = "; ".join(f"{way} {limit(done[f'rate_{way}'], done[f'burst_{way}'])}" for way in ("down", "up"))
+        out.write(f"ppp id {done['ppp_id']}: carried by {_CARRIERS[done['pipex']]}; {limits}\n")
+        return
+    reason = f": {printable(done['reason'])}" if done["reason"] else ""
+    out.write(f"Back end: {done['backend']}{reason}\n")
+    sessions = done["sessions"]
+    room = f", room for {done['capacity']}" if done["capacity"] else ""
+    out.write(f"Sessions: {sessions['ebpf']} carried by the kernel{room}, {sessions['user']} by Python\n")
+    for name, tunnel in done["tunnels"].items():
+        out.write(f"Tunnel {printable(name)}: pipex {tunnel['pipex']}, forward {tunnel['forward']}\n")
+    _table(
+        out,
+        ("Interface", "Use", "XDP", ""),
+        [(row["name"], row["use"], row["xdp"] or "-", printable(row["note"])) for row in done["interfaces"]],
+    )
+    _table(
+        out,
+        ("Path", "Up pkts", "Up octets", "Down pkts", "Down octets"),
+        [
+            (path, *(way[what] for way in (ways["up"], ways["down"]) for what in ("packets", "octets")))
+            for path, ways in done["paths"].items()
+        ],
+    )
+    for title, counts in (("Left to Python", "punts"), ("Dropped", "drops"), ("Other", "other")):
+        rows = [(name, count["packets"], count["octets"]) for name, count in done[counts].items() if count["packets"]]
+        _table(out, (title, "Packets", "Octets"), rows)
+    maps = [(name, item["used"], item["entries"], item["octets"]) for name, item in done["maps"].items()]
+    if maps:
+        _table(out, ("Map", "Used", "of", "Octets"), [*maps, ("all", "", "", done["memory"])])
+
+
+def _table(out: TextIO, titles: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """Columns as wide as they must be, numbers to the right; nothing at all without rows."""
+    if not rows:
+        return
+    shown = [tuple("-" if cell is None else str(cell) for cell in row) for row in (titles, *rows)]
+    numbers = [all(cell in ("", None) or isinstance(cell, int) for cell in cells) for cells in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    out.write("\n")
+    for row in shown:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numbers, strict=True)
+        )
+        out.write("  ".join(cells).rstrip() + "\n")
 
 
 def json_lines(answer: Answer, out: TextIO) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..pipex.base import Counters
+from ..pipex.base import Counters, Police
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,11 @@ class SessionInfo:
     #: Seconds.
     duration: float
     counters: Counters
+    #: Who carries its data: "ebpf" or "user"; "" before there is any.
+    pipex: str = ""
+    #: Limits of its rates.
+    police_down: Police | None = None
+    police_up: Police | None = None
 
 
 #: Called with "start" or "stop" and the session.

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from ..config.model import Protocol
+from ..pipex.base import Police
 from .info import SessionInfo, Subject
 from .protocol import Message, RequestError, encode
 
@@ -115,6 +116,18 @@ def row(info: SessionInfo) -> Message:
         "out_bytes": counters.out_bytes,
         "out_packets": counters.out_packets,
         "out_errors": counters.out_errors,
+        "pipex": info.pipex,
+        **limits(info.police_down, info.police_up),
+    }
+
+
+def limits(down: Police | None, up: Police | None) -> Message:
+    """Rates in bits a second and bursts in octets; 0: no limit."""
+    return {
+        "rate_down": down.rate * 8 if down else 0,
+        "burst_down": down.burst if down else 0,
+        "rate_up": up.rate * 8 if up else 0,
+        "burst_up": up.burst if up else 0,
     }
 
 

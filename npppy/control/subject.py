@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from ipaddress import AddressValueError, IPv4Address
 
+from ..pipex.base import NO_WISH, Flow
+from ..pipex.user import UserFlow
 from ..ppp.engine import Engine
 from ..ppp.session import Session
 from ..ppp.station import Phase
@@ -48,6 +50,7 @@ class EngineSubject:
 
 def describe(session: Session, now: float) -> SessionInfo:
     login, site = session.login_of, session.site
+    wish = session.engine.wishes.get(session.id, NO_WISH)
     since = session.started if session.up_since is None else session.up_since
     return SessionInfo(
         ppp_id=session.id,
@@ -63,4 +66,14 @@ def describe(session: Session, now: float) -> SessionInfo:
         start=time.time() - (now - since),
         duration=now - since,
         counters=session.counters(),
+        pipex=carrier(session.flow),
+        police_down=wish.police_down,
+        police_up=wish.police_up,
     )
+
+
+def carrier(flow: Flow | None) -> str:
+    """See :attr:`.info.SessionInfo.pipex`."""
+    if flow is None:
+        return ""
+    return "ebpf" if isinstance(flow, UserFlow) and flow.carried else "user"

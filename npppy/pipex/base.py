@@ -6,9 +6,12 @@ session ends or negotiates anew (:meth:`Flow.close`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+#: An IPv6 network: its 16 octets, and its prefix length.
+Network6 = tuple[bytes, int]
 
 
 class Counters(NamedTuple):
@@ -25,6 +28,9 @@ class Counters(NamedTuple):
         return Counters(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+_NOTHING: Final = Counters()
+
+
 class Police(NamedTuple):
     """A token bucket for one way of a session."""
 
@@ -32,6 +38,20 @@ class Police(NamedTuple):
     rate: int
     #: Octets that may pass at once, no fewer than a packet has.
     burst: int
+
+
+class Wish(NamedTuple):
+    """How an operator wants a session's data to be carried, for as long as it lives."""
+
+    #: By Python, whatever the kernel can.
+    user: bool = False
+    police_up: Police | None = None
+    police_down: Police | None = None
+    #: Every frame that the kernel handles is to be copied, for a capture.
+    mirror: bool = False
+
+
+NO_WISH: Final = Wish()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +63,12 @@ class FlowSpec:
     domain: int
     #: The name of the shared interface.
     interface: str
-    #: The peer's IPv4 address.
+    #: The peer's IPv4 address; 0: it has IPv6 only.
     address: int
     #: Prefix length of the network behind the peer; 32: the peer alone.
     prefixlen: int = 32
+    #: Its framed and delegated prefixes, none of them twice; without any it has no IPv6.
+    networks6: tuple[Network6, ...] = ()
     #: The largest IP packet that the peer takes (its MRU), and that we take from it (ours).
     mtu: int
     mru: int
@@ -58,13 +80,17 @@ class FlowSpec:
     encap: Any = None
     #: Whether the kernel may carry it, as far as the back end can.
     offload: bool = True
+    #: From NIC to NIC, past the kernel's stack, where it can.
+    fast: bool = False
     #: Whether the back end may answer LCP's Echo-Request, and the two magic numbers that it needs then.
     echo: bool = False
     magic: int = 0
     peer_magic: int = 0
-    #: Limits, which only the kernel holds.
+    #: Limits of its rate, whoever carries it.
     police_up: Police | None = None
     police_down: Police | None = None
+    #: Whether the kernel copies every frame that it handles, for a capture.
+    mirror: bool = False
 
 
 class Flow(Protocol):
@@ -73,11 +99,17 @@ class Flow(Protocol):
     def input(self, packet: bytes, now: float) -> None:
         """An IPv4 packet from the peer that reached Python."""
 
+    def input6(self, packet: bytes, now: float) -> None:
+        """The same of IPv6, but for what is between the peer and us: link-local addresses, multicast."""
+
     def counters(self) -> Counters:
         """Never goes backwards."""
 
     def last_active(self) -> float:
         """When the last packet passed that counts as activity (npppd's idle-timeout), on the monotonic clock."""
+
+    def heard(self) -> float:
+        """When the back end last saw a frame of the peer of its own accord, so that nobody else had to; 0: never."""
 
     def close(self) -> Counters:
         """Stop, and remove what belongs to the session; returns the last counters."""
@@ -87,8 +119,87 @@ class Backend(Protocol):
     def add(self, spec: FlowSpec, now: float) -> Flow:
         """Carry the data of a session.
 
-        Raises :class:`ConflictError` if its address or network is taken by another flow.
+        Raises :class:`ConflictError` if its address or a network is taken by another flow.
         """
+
+    def why_not(self, interface: str, encap: object) -> str:
+        """Why the kernel would not carry a session on a shared interface and a carrier; "" if it would."""
+
+    def state(self) -> PipexState:
+        """What there is to see of it."""
+
+    def mirror(self) -> Mirror | None:
+        """The copies that the kernel makes, to be closed by the caller; None where it makes none."""
+
+    def tags(self, encap: object) -> bytes:
+        """The VLAN tags that a session's frames have on the wire and its carrier does not know of."""
+
+
+class Mirror(Protocol):
+    """Copies of the frames of sessions that have the wish ``mirror``, as the kernel saw them."""
+
+    def fileno(self) -> int:
+        """Readable when there are some."""
+
+    def read(self, until: int, take: Callable[[int, int, int, int, bytes], object]) -> None:
+        """Hand *take* those made until then, in nanoseconds on the monotonic clock; perhaps one more.
+
+        It gets the session's id, the way (:data:`npppy.ppp.link.IN` or OUT), the time, the length on the wire, and as
+        much of the frame as there is.
+        """
+
+    def lost(self) -> int:
+        """How many there was no room for, since it was opened."""
+
+    def close(self) -> None:
+        """To be called once."""
+
+
+class Count(NamedTuple):
+    packets: int
+    octets: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """An interface as pipex uses it."""
+
+    name: str
+    #: access, core or shared.
+    role: str
+    #: How programs are attached: native or generic; "": they are not.
+    mode: str = ""
+    #: Why they are not, or what devices belong to it.
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """A map in the kernel."""
+
+    octets: int
+    #: Entries that it has room for, and that it has; None: nobody counts them.
+    entries: int
+    used: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipexState:
+    """What a back end is, and what the kernel knows of its work.  It costs no more than its size."""
+
+    backend: str
+    #: Why it is not a better one.
+    reason: str = ""
+    #: Sessions that the kernel has room for.
+    capacity: int = 0
+    interfaces: tuple[Attached, ...] = ()
+    #: What the kernel has counted, over all sessions there ever were: by path, and by the reason why something was
+    #: dropped or left to Python.
+    paths: Mapping[str, Count] = field(default_factory=dict)
+    reasons: Mapping[str, Count] = field(default_factory=dict)
+    maps: Mapping[str, Memory] = field(default_factory=dict)
+    #: What Python has carried of sessions that it carries no more.
+    closed: Counters = _NOTHING
 
 
 class ConflictError(Exception):

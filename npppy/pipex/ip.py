@@ -1,7 +1,9 @@
-"""IPv4 packets: headers, checksums, fragments, the MSS of TCP, and what counts as idle.
+"""IP packets: headers, checksums, fragments, the MSS of TCP, and what counts as idle.
 
-The functions take packets whose header is sound: its length, of at least 20 octets, is :data:`HEADER` of the first
-octet, and no more than Total Length, which is the length of the packet.
+The functions take packets whose header is sound.  Of IPv4: its length, of at least 20 octets, is :data:`HEADER` of the
+first octet, and no more than Total Length, which is the length of the packet.  Of IPv6: it has :data:`HEADER6` octets,
+and Payload Length is what the packet has behind them.  Extension headers are not looked behind, as in back end
+``ebpf``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ ICMP: Final = 1
 IGMP: Final = 2
 TCP: Final = 6
 UDP: Final = 17
+FRAGMENT6: Final = 44
+ICMP6: Final = 58
 
 #: Every link carries packets of so many octets (RFC 791 section 3.2).
 MIN_MTU: Final = 68
@@ -26,6 +30,10 @@ OFFSET: Final = 0x1FFF
 #: The octets of a header by its first octet, version and IHL; more than any packet has where they are wrong.
 HEADER: Final = tuple((first & 15) * 4 if first >> 4 == 4 and first & 15 >= 5 else 0x10000 for first in range(256))
 
+#: The octets of an IPv6 header, and those of the smallest MTU that a link may have (RFC 8200 section 5).
+HEADER6: Final = 40
+MIN_MTU6: Final = 1280
+
 _TCP_SYN: Final = 0x02
 _TCP_EOL: Final = 0
 _TCP_NOP: Final = 1
@@ -35,6 +43,7 @@ _WITH_PORTS: Final = (TCP, UDP)
 # Domain, BOOTP, NTP, NetBIOS names, RIP: what hosts send by themselves.
 _IDLE_PORTS: Final = frozenset((53, 67, 68, 123, 137, 520))
 _ICMP_ECHO: Final = (0, 8)
+_ICMP6_ECHO: Final = (128, 129)
 
 
 def checksum(data: bytes) -> int:
@@ -52,22 +61,52 @@ def idle(packet: bytes, header: int) -> bool:
         return False
     protocol = packet[9]
     if protocol in _WITH_PORTS:
-        if len(packet) < header + 8:
-            return True
-        # Most ports are above all of ours, which the high octets tell.
-        return (packet[header] < 3 and (packet[header] << 8 | packet[header + 1]) in _IDLE_PORTS) or (
-            packet[header + 2] < 3 and (packet[header + 2] << 8 | packet[header + 3]) in _IDLE_PORTS
-        )
+        return len(packet) < header + 8 or _idle_ports(packet, header)
     if protocol == ICMP:
         return len(packet) < header + 8 or packet[header] not in _ICMP_ECHO
     return protocol == IGMP
 
 
+def idle6(packet: bytes) -> bool:
+    """The same of IPv6."""
+    protocol = packet[6]
+    if protocol in _WITH_PORTS:
+        return len(packet) < HEADER6 + 8 or _idle_ports(packet, HEADER6)
+    return protocol == ICMP6 and (len(packet) < HEADER6 + 8 or packet[HEADER6] not in _ICMP6_ECHO)
+
+
+def _idle_ports(packet: bytes, at: int) -> bool:
+    # Most ports are above all of ours, which the high octets tell.
+    return (packet[at] < 3 and (packet[at] << 8 | packet[at + 1]) in _IDLE_PORTS) or (
+        packet[at + 2] < 3 and (packet[at + 2] << 8 | packet[at + 3]) in _IDLE_PORTS
+    )
+
+
+def link_scope6(packet: bytes) -> bool:
+    """Whether an IPv6 *packet* is between the peer and us alone: link-local addresses, multicast."""
+    return (
+        packet[24] == 0xFF
+        or (packet[8] == 0xFE and packet[9] & 0xC0 == 0x80)
+        or (packet[24] == 0xFE and packet[25] & 0xC0 == 0x80)
+    )
+
+
 def clamp_mss(packet: bytes, header: int, limit: int) -> bytes:
     """A TCP *packet* with its MSS option lowered to *limit*, or itself, if it has none or a lower one."""
-    size = len(packet)
-    if packet[6] & 0x1F or packet[7] or size < header + 20 or not packet[header + 13] & _TCP_SYN:
+    if packet[6] & 0x1F or packet[7] or len(packet) < header + 20 or not packet[header + 13] & _TCP_SYN:
         return packet
+    return _clamp(packet, header, limit)
+
+
+def clamp_mss6(packet: bytes, limit: int) -> bytes:
+    """The same of IPv6."""
+    if len(packet) < HEADER6 + 20 or not packet[HEADER6 + 13] & _TCP_SYN:
+        return packet
+    return _clamp(packet, HEADER6, limit)
+
+
+def _clamp(packet: bytes, header: int, limit: int) -> bytes:
+    size = len(packet)
     end = min(header + (packet[header + 12] >> 4) * 4, size)
     at = header + 20
     while at + 4 <= end:

@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, TypeVar
 
-from .base import ConflictError
+from .base import ConflictError, Counters, Network6
 
 _F = TypeVar("_F")
 
 
-def mask(prefixlen: int) -> int:
-    """The netmask of a prefix length, 0 to 32."""
-    return 0xFFFFFFFF << 32 - prefixlen & 0xFFFFFFFF
+def mask(prefixlen: int, bits: int = 32) -> int:
+    """The netmask of a prefix length, 0 to *bits*, which is what an address has."""
+    return (1 << bits) - (1 << bits - prefixlen)
 
 
-class Table(Generic[_F]):
-    """Flows by address.  A look-up costs one hash for a host, and one more for each prefix length that is present."""
+class Networks(Generic[_F]):
+    """Flows by network.  A look-up costs one hash for each prefix length that is present."""
 
-    __slots__ = ("_networks", "_order", "hosts")
+    __slots__ = ("_bits", "_by_length", "_order")
 
-    def __init__(self) -> None:
-        #: By address; the packet path looks here first.
-        self.hosts: dict[int, _F] = {}
-        self._networks: dict[int, dict[int, _F]] = {}
+    def __init__(self, bits: int) -> None:
+        """*bits*: what an address has."""
+        self._bits = bits
+        self._by_length: dict[int, dict[int, _F]] = {}
         # (netmask, networks), the longest prefix first.
         self._order: list[tuple[int, dict[int, _F]]] = []
 
     def add(self, address: int, prefixlen: int, flow: _F) -> None:
-        """Raises :class:`ConflictError` if the address, or the very same network, has a flow."""
-        if address in self.hosts:
-            raise ConflictError(f"address {IPv4Address(address)} is taken")
-        if prefixlen < 32:
-            network = address & mask(prefixlen)
-            networks = self._networks.get(prefixlen, {})
-            if network in networks:
-                raise ConflictError(f"network {IPv4Address(network)}/{prefixlen} is taken")
-            networks[network] = flow
-            self._networks[prefixlen] = networks
+        """Raises :class:`ConflictError` if the very same network has a flow."""
+        network = address & mask(prefixlen, self._bits)
+        networks = self._by_length.get(prefixlen)
+        if networks is None:
+            networks = self._by_length[prefixlen] = {}
             self._sort()
-        self.hosts[address] = flow
+        elif network in networks:
+            name = IPv4Address(network) if self._bits == 32 else IPv6Address(network)
+            raise ConflictError(f"network {name}/{prefixlen} is taken")
+        networks[network] = flow
 
     def remove(self, address: int, prefixlen: int) -> None:
-        """Forget what :meth:`add` put there."""
-        del self.hosts[address]
-        if prefixlen < 32:
-            networks = self._networks[prefixlen]
-            del networks[address & mask(prefixlen)]
-            if not networks:
-                del self._networks[prefixlen]
-                self._sort()
+        networks = self._by_length[prefixlen]
+        del networks[address & mask(prefixlen, self._bits)]
+        if not networks:
+            del self._by_length[prefixlen]
+            self._sort()
 
-    def network(self, address: int) -> _F | None:
+    def find(self, address: int) -> _F | None:
         """The flow with the longest network that *address* is in."""
         for netmask, networks in self._order:
             flow = networks.get(address & netmask)
@@ -60,4 +56,52 @@ class Table(Generic[_F]):
         return None
 
     def _sort(self) -> None:
-        self._order = [(mask(length), self._networks[length]) for length in sorted(self._networks, reverse=True)]
+        lengths = sorted(self._by_length, reverse=True)
+        self._order = [(mask(length, self._bits), self._by_length[length]) for length in lengths]
+
+
+class Table(Generic[_F]):
+    """Flows by address."""
+
+    __slots__ = ("_networks", "_networks6", "closed", "hosts", "network", "network6")
+
+    def __init__(self) -> None:
+        #: What flows had carried when they were closed.
+        self.closed = Counters()
+        #: By IPv4 address; the packet path looks here first.
+        self.hosts: dict[int, _F] = {}
+        self._networks: Networks[_F] = Networks(32)
+        self._networks6: Networks[_F] = Networks(128)
+        #: The flow with the longest network that an address is in.
+        self.network = self._networks.find
+        self.network6 = self._networks6.find
+
+    def add(self, address: int, prefixlen: int, flow: _F, networks6: Iterable[Network6] = ()) -> None:
+        """*address* is 0 where there is none of IPv4.
+
+        Raises :class:`ConflictError` if the address, or the very same network, has a flow; then nothing is added.
+        """
+        if address in self.hosts:
+            raise ConflictError(f"address {IPv4Address(address)} is taken")
+        done = []
+        try:
+            for network, length in networks6:
+                self._networks6.add(int.from_bytes(network, "big"), length, flow)
+                done.append((network, length))
+            if prefixlen < 32:
+                self._networks.add(address, prefixlen, flow)
+        except ConflictError:
+            for network, length in done:
+                self._networks6.remove(int.from_bytes(network, "big"), length)
+            raise
+        if address:
+            self.hosts[address] = flow
+
+    def remove(self, address: int, prefixlen: int, networks6: Iterable[Network6] = ()) -> None:
+        """Forget what :meth:`add` put there."""
+        if address:
+            del self.hosts[address]
+        if prefixlen < 32:
+            self._networks.remove(address, prefixlen)
+        for network, length in networks6:
+            self._networks6.remove(int.from_bytes(network, "big"), length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Counters, FlowSpec
+from .base import Counters, FlowSpec, PipexState
 from .lookup import Table
 
 
@@ -21,15 +21,20 @@ class NullFlow:
         self._packets += 1
         self._active = now
 
+    input6 = input
+
     def counters(self) -> Counters:
         return Counters(in_bytes=self._bytes, in_packets=self._packets)
 
     def last_active(self) -> float:
         return self._active
 
+    def heard(self) -> float:
+        return 0.0
+
     def close(self) -> Counters:
         if self._table is not None:
-            self._table.remove(self._spec.address, self._spec.prefixlen)
+            self._table.remove(self._spec.address, self._spec.prefixlen, self._spec.networks6)
             self._table = None
         return self.counters()
 
@@ -44,7 +49,19 @@ class NullBackend:
         """How many flows there are."""
         return len(self._table.hosts)
 
+    def why_not(self, interface: str, encap: object) -> str:
+        return "back end null"
+
+    def state(self) -> PipexState:
+        return PipexState(backend="null", reason="what peers send is counted and dropped")
+
+    def mirror(self) -> None:
+        return None
+
+    def tags(self, encap: object) -> bytes:
+        return b""
+
     def add(self, spec: FlowSpec, now: float) -> NullFlow:
         flow = NullFlow(spec, self._table, now)
-        self._table.add(spec.address, spec.prefixlen, flow)
+        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
         return flow

@@ -6,12 +6,29 @@ read from it (see :mod:`npppy.tun.device`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network
 from typing import Final
 
-from .base import Counters, FlowSpec
-from .icmp import FRAGMENTATION_NEEDED, HOST_UNREACHABLE, RateLimit, unreachable
-from .ip import CLASS_D, DF, HEADER, MIN_MTU, TCP, clamp_mss, fragment, idle
+from ..config.model import Interface
+from ..tun.device import TunInterface
+from .base import Attached, Counters, FlowSpec, Mirror, PipexState, Police
+from .icmp import FRAGMENTATION_NEEDED, HOST_UNREACHABLE, RateLimit, redirects, too_big6, unreachable, unreachable6
+from .ip import (
+    CLASS_D,
+    DF,
+    HEADER,
+    HEADER6,
+    ICMP,
+    MIN_MTU,
+    TCP,
+    clamp_mss,
+    clamp_mss6,
+    fragment,
+    idle,
+    idle6,
+    link_scope6,
+)
 from .lookup import Table, mask
 
 #: ICMP errors a second and interface, for each of the two reasons, so that a scan of the pool does not stop path MTU
@@ -19,10 +36,12 @@ from .lookup import Table, mask
 ICMP_RATE: Final = 1000
 ICMP_BURST: Final = 100
 
-#: PPP's Protocol field for IPv4.
+#: PPP's Protocol field.
 _PPP_IP: Final = b"\x00\x21"
-#: The headers of IPv4 and TCP without options (RFC 6691).
+_PPP_IPV6: Final = b"\x00\x57"
+#: The headers of IPv4 and TCP without options (RFC 6691), and what that of IPv6 has more.
 _TCPIP: Final = 40
+_MORE6: Final = 20
 
 #: Raises OSError where the packet could not be sent.
 Send = Callable[[bytes], object]
@@ -45,14 +64,18 @@ class SharedInterface:
     )
 
     def __init__(self, name: str, address: int, write: Send, emit: Send, table: Table[UserFlow]) -> None:
-        """*write* takes packets from peers to the IP stack, *emit* packets of our own (whose source is *address*)."""
+        """*write* takes packets from peers to the IP stack, *emit* packets of our own.
+
+        Those have the source *address*; or of IPv6 none yet, nor a checksum: they are given what is right for their
+        destination.
+        """
         self.name = name
         self.address = address
         self.write = write
         self.emit = emit
         #: Packets for an address without a session.
         self.unknown = 0
-        #: Packets from the stack that are not for one peer: IPv6, multicast, or malformed.
+        #: Packets from the stack that are not for one peer: multicast, link-local, redirects, or malformed.
         self.ignored = 0
         #: ICMP errors sent.
         self.icmp_errors = 0
@@ -64,7 +87,10 @@ class SharedInterface:
         """A packet from the device, for one of the peers.  Whatever it holds, this does not raise."""
         size = len(packet)
         if size < 20 or HEADER[packet[0]] > size or packet[2] << 8 | packet[3] != size:
-            self.ignored += 1
+            if size >= HEADER6 and packet[0] >> 4 == 6 and packet[4] << 8 | packet[5] == size - HEADER6:
+                self._deliver6(packet, now)
+            else:
+                self.ignored += 1
             return
         destination = int.from_bytes(packet[16:20], "big")
         flow = self._table.hosts.get(destination)
@@ -75,16 +101,28 @@ class SharedInterface:
             flow = self._table.network(destination)
             if flow is None:
                 self.unknown += 1
-                self._refuse(packet, HOST_UNREACHABLE, 0, self._unknown_limit, now)
+                self._report(unreachable(packet, self.address, HOST_UNREACHABLE), self._unknown_limit, now)
                 return
         flow.output(packet, self, now)
 
+    def _deliver6(self, packet: bytes, now: float) -> None:
+        if link_scope6(packet):
+            self.ignored += 1
+            return
+        flow = self._table.network6(int.from_bytes(packet[24:40], "big"))
+        if flow is None:
+            self.unknown += 1
+            self._report(unreachable6(packet), self._unknown_limit, now)
+        else:
+            flow.output6(packet, self, now)
+
     def too_big(self, packet: bytes, mtu: int, now: float) -> None:
         """Tell the sender of *packet* that packets to here must not have more than *mtu* octets."""
-        self._refuse(packet, FRAGMENTATION_NEEDED, mtu, self._big_limit, now)
+        six = packet[0] >> 4 == 6
+        error = too_big6(packet, mtu) if six else unreachable(packet, self.address, FRAGMENTATION_NEEDED, mtu)
+        self._report(error, self._big_limit, now)
 
-    def _refuse(self, packet: bytes, code: int, mtu: int, limit: RateLimit, now: float) -> None:
-        error = unreachable(packet, self.address, code, mtu)
+    def _report(self, error: bytes | None, limit: RateLimit, now: float) -> None:
         if error is None or not limit.take(now):
             return
         try:
@@ -102,6 +140,7 @@ class UserFlow:
         "_active",
         "_address",
         "_filter",
+        "_filter6",
         "_in_bytes",
         "_in_errors",
         "_in_mss",
@@ -109,10 +148,13 @@ class UserFlow:
         "_interface",
         "_mtu",
         "_network",
+        "_networks6",
         "_out_bytes",
         "_out_errors",
         "_out_mss",
         "_out_packets",
+        "_police_down",
+        "_police_up",
         "_prefixlen",
         "_send",
         "_table",
@@ -125,13 +167,17 @@ class UserFlow:
         self._send = spec.send
         self._address = spec.address
         self._prefixlen = spec.prefixlen
-        # A mask of 0 lets everything pass.
-        self._filter = mask(spec.prefixlen) if spec.ingress_filter else 0
-        self._network = spec.address & self._filter
+        self._networks6 = spec.networks6
+        # A mask of 0 lets everything pass; of IPv4, without an address, nothing does.
+        self._filter = mask(spec.prefixlen) if spec.ingress_filter or not spec.address else 0
+        self._network = spec.address & self._filter if spec.address else -1
+        self._filter6 = spec.ingress_filter
         self._mtu = max(spec.mtu, MIN_MTU)
         # What the peer announces is what it takes, and the other way about.  0: leave it.
         self._in_mss = self._mtu - _TCPIP if spec.mss_adjust else 0
         self._out_mss = max(spec.mru, MIN_MTU) - _TCPIP if spec.mss_adjust else 0
+        self._police_up = RateLimit(*spec.police_up) if spec.police_up else None
+        self._police_down = RateLimit(*spec.police_down) if spec.police_down else None
         self._active = now
         self._in_bytes = self._in_packets = self._in_errors = 0
         self._out_bytes = self._out_packets = self._out_errors = 0
@@ -150,6 +196,9 @@ class UserFlow:
         if self._filter and int.from_bytes(packet[12:16], "big") & self._filter != self._network:
             self._in_errors += 1
             return
+        if self._police_up is not None and not self._police_up.take(now, total):
+            self._in_errors += 1
+            return
         if total != size:
             packet = packet[:total]
         if self._in_mss and packet[9] == TCP:
@@ -164,20 +213,56 @@ class UserFlow:
         if not idle(packet, header):
             self._active = now
 
+    def input6(self, packet: bytes, now: float) -> None:
+        """The same of IPv6.  What is of the link is nobody's here."""
+        size = len(packet)
+        if size < HEADER6 or packet[0] >> 4 != 6 or self._table is None or not self._networks6 or link_scope6(packet):
+            self._in_errors += 1
+            return
+        total = HEADER6 + (packet[4] << 8 | packet[5])
+        if total > size:
+            self._in_errors += 1
+            return
+        if self._filter6 and self._table.network6(int.from_bytes(packet[8:24], "big")) is not self:
+            self._in_errors += 1
+            return
+        if self._police_up is not None and not self._police_up.take(now, total):
+            self._in_errors += 1
+            return
+        if total != size:
+            packet = packet[:total]
+        if self._in_mss and packet[6] == TCP:
+            packet = clamp_mss6(packet, self._in_mss - _MORE6)
+        try:
+            self._interface.write(packet)
+        except OSError:
+            self._in_errors += 1
+            return
+        self._in_packets += 1
+        self._in_bytes += total
+        if not idle6(packet):
+            self._active = now
+
     def output(self, packet: bytes, interface: SharedInterface, now: float) -> None:
         """A sound packet for the peer, from *interface*."""
         header = HEADER[packet[0]]
+        size = len(packet)
+        if packet[9] == ICMP and redirects(packet, header):
+            interface.ignored += 1
+            return
+        if size > self._mtu and packet[6] & DF >> 8:
+            self._out_errors += 1
+            interface.too_big(packet, self._mtu, now)
+            return
+        if self._police_down is not None and not self._police_down.take(now, size):
+            self._out_errors += 1
+            return
         if self._out_mss and packet[9] == TCP:
             packet = clamp_mss(packet, header, self._out_mss)
-        size = len(packet)
         if size <= self._mtu:
             self._out_packets += 1
             self._out_bytes += size
             self._send(_PPP_IP + packet)
-        elif packet[6] & DF >> 8:
-            self._out_errors += 1
-            interface.too_big(packet, self._mtu, now)
-            return
         else:
             pieces = fragment(packet, self._mtu)
             if not pieces:
@@ -188,6 +273,24 @@ class UserFlow:
                 self._out_bytes += len(piece)
                 self._send(_PPP_IP + piece)
         if not idle(packet, header):
+            self._active = now
+
+    def output6(self, packet: bytes, interface: SharedInterface, now: float) -> None:
+        """The same of IPv6."""
+        size = len(packet)
+        if size > self._mtu:
+            self._out_errors += 1
+            interface.too_big(packet, self._mtu, now)
+            return
+        if self._police_down is not None and not self._police_down.take(now, size):
+            self._out_errors += 1
+            return
+        if self._out_mss and packet[6] == TCP:
+            packet = clamp_mss6(packet, self._out_mss - _MORE6)
+        self._out_packets += 1
+        self._out_bytes += size
+        self._send(_PPP_IPV6 + packet)
+        if not idle6(packet):
             self._active = now
 
     def counters(self) -> Counters:
@@ -203,10 +306,45 @@ class UserFlow:
     def last_active(self) -> float:
         return self._active
 
+    def heard(self) -> float:
+        return 0.0
+
+    # What operators ask, and ask for.
+
+    @property
+    def carried(self) -> bool:
+        """Whether the kernel carries it now."""
+        return False
+
+    def by_python(self) -> Counters:
+        """What Python has carried."""
+        return UserFlow.counters(self)
+
+    def entries(self) -> tuple[str, ...]:
+        """The maps of the kernel in which it has entries, a name for each entry."""
+        return ()
+
+    def to_user(self) -> bool:
+        """Have Python carry it from the next packet on.  False: nothing has changed."""
+        return False
+
+    def to_ebpf(self) -> bool:
+        """Have the kernel carry it again.  False: it has no part in the session."""
+        return False
+
+    def police(self, up: Police | None, down: Police | None) -> None:
+        """Limit the rate from the peer and that to it, or lift a limit."""
+        self._police_up = RateLimit(*up) if up else None
+        self._police_down = RateLimit(*down) if down else None
+
+    def mirror(self, on: bool) -> None:
+        """Have the kernel copy the frames that it sees, or no more (:meth:`UserBackend.mirror`)."""
+
     def close(self) -> Counters:
         """Further packets from the peer are errors.  Closing again does nothing."""
         if self._table is not None:
-            self._table.remove(self._address, self._prefixlen)
+            self._table.closed = self._table.closed.plus(self.by_python())
+            self._table.remove(self._address, self._prefixlen, self._networks6)
             self._table = None
         return self.counters()
 
@@ -214,9 +352,19 @@ class UserFlow:
 class UserBackend:
     """The flows of one routing domain."""
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
+        #: Why it is not a better back end.
+        self.reason = reason
         self.interfaces: dict[str, SharedInterface] = {}
         self._table: Table[UserFlow] = Table()
+
+    def open_interface(self, interface: Interface, mtu: int, aggregates: Iterable[IPv4Network]) -> TunInterface:
+        """Make the devices of an ``interface`` line; then :meth:`attach` it.
+
+        *mtu* is the largest of any session.  To be called on the event loop.  Raises
+        :class:`~npppy.tun.device.TunError`.
+        """
+        return TunInterface.open(interface, mtu, aggregates)
 
     def attach(self, name: str, address: int, write: Send, emit: Send) -> SharedInterface:
         """The interface *name*, with its own *address*, is there: see :class:`SharedInterface`."""
@@ -231,8 +379,33 @@ class UserBackend:
     def add(self, spec: FlowSpec, now: float) -> UserFlow:
         """Carry the data of a session, on an interface that is attached.
 
-        Raises :class:`ConflictError` if its address or network is taken by another flow.
+        Raises :class:`ConflictError` if its address or a network is taken by another flow.
         """
         flow = UserFlow(spec, self.interfaces[spec.interface], self._table, now)
-        self._table.add(spec.address, spec.prefixlen, flow)
+        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
         return flow
+
+    def why_not(self, interface: str, encap: object) -> str:
+        return f"back end user: {self.reason}"
+
+    def state(self) -> PipexState:
+        interfaces = tuple(Attached(name=name, role="shared") for name in self.interfaces)
+        return PipexState(backend="user", reason=self.reason, interfaces=interfaces, closed=self._table.closed)
+
+    def mirror(self) -> Mirror | None:
+        return None
+
+    def tags(self, encap: object) -> bytes:
+        return b""
+
+    def attach_access(self, name: str, ifindex: int) -> None:
+        """There are subscribers on the interface *name*: nothing to do, what they send comes by the carrier."""
+
+    def detach_access(self, name: str) -> None:
+        """There are none any more."""
+
+    def follow_core(self, wanted: bool) -> None:
+        """Fast packets may pass by other interfaces too: there are none."""
+
+    def close(self) -> None:
+        """Flows and interfaces are closed already."""

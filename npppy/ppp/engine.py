@@ -7,11 +7,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..aaa.base import Accept, Authenticator
 from ..config.model import Bind, Config, Interface, Realm, Tunnel
-from ..pipex.base import Backend
+from ..pipex.base import NO_WISH, Backend, Wish
 from ..pipex.icmp import RateLimit
 from ..pool import Pool, PoolExhausted
 from ..wheel import Wheel
@@ -105,6 +105,8 @@ class Engine:
         self.sites: dict[str, Site] = {}
         self._binds: dict[str, list[Bind]] = {}
         self.sessions: dict[int, Session] = {}
+        #: What operators want of the data path of sessions, by id.
+        self.wishes: dict[int, Wish] = {}
         self._by_user: dict[str, list[Session]] = {}
         #: By domain and address: ``domain << 32 | address``.
         self._by_address: dict[int, Session] = {}
@@ -168,6 +170,7 @@ class Engine:
     def forget(self, session: Session) -> None:
         """The session is dead."""
         self._half_open.pop(session, None)
+        self.wishes.pop(session.id, None)
         del self.sessions[session.id]
 
     def notify(self, event: str, session: Session, now: float) -> None:
@@ -341,6 +344,17 @@ class Engine:
 
     def by_address(self, address: int, domain: int = 0) -> Session | None:
         return self._by_address.get(domain << 32 | address)
+
+    def wish(self, ppp_id: int, **changes: Any) -> None:
+        """Change some of what an operator wants of a session's data path, the fields of :class:`Wish`.
+
+        It holds from the next time that the data path is opened; who calls sees to that of now.
+        """
+        wish = self.wishes.get(ppp_id, NO_WISH)._replace(**changes)
+        if wish == NO_WISH:
+            self.wishes.pop(ppp_id, None)
+        elif ppp_id in self.sessions:
+            self.wishes[ppp_id] = wish
 
     def disconnect(self, ppp_id: int, now: float) -> bool:
         session = self.sessions.get(ppp_id)

@@ -50,8 +50,22 @@ class Link:
     encap: Any = None
 
 
+#: The ways of a frame: from the peer, and to it.
+IN, OUT = 0, 1
+
+
+class Tap(Protocol):
+    """Looks on at the frames of a call."""
+
+    def frame(self, way: int, frame: bytes) -> None:
+        """A frame as it is on the wire, but for VLAN tags; before anything is done about it."""
+
+    def gone(self) -> None:
+        """The call has gone; nothing follows."""
+
+
 class Call(Protocol):
-    """What PPP asks of a carrier."""
+    """What PPP and captures ask of a carrier."""
 
     link: Link
 
@@ -66,6 +80,9 @@ class Call(Protocol):
 
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         """LCP is open with these options: L2TP and PPTP may have to tell their peer."""
+
+    def tap(self, tap: Tap | None) -> None:
+        """Let *tap* look on at all frames that pass the carrier, both ways, in place of another; None: nobody."""
 
 
 class Upper(Protocol):

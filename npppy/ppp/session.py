@@ -8,8 +8,8 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
 from ..aaa.base import Accept, Answer, Failed, Pending, Proof, Reject, Request
-from ..config.model import AuthMethod, Tunnel
-from ..pipex.base import ConflictError, Counters, FlowSpec
+from ..config.model import AuthMethod, PipexChoice, Tunnel
+from ..pipex.base import NO_WISH, ConflictError, Counters, FlowSpec
 from ..text import printable
 from ..wheel import Wheel
 from . import proto
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 #: Lines that a peer can make us log at once, and the seconds to the next one after those.
 REMARK_BURST = 20
 REMARK_INTERVAL = 3
+
+#: Who carries the data, if it is not Python.
+OFFLOAD = (PipexChoice.YES, PipexChoice.EBPF)
+
+#: Seconds that the clock which a back end hears peers by may be behind ours.
+CLOCK_TICK = 0.02
 
 #: The counters of a session that has not closed a flow yet: one for all, since most never close any before they end.
 _NOTHING = Counters()
@@ -305,9 +311,11 @@ class Session(Station):
                 self.end(Cause.SERVICE_UNAVAILABLE, refusal, now)
         return self.address
 
-    def ipcp_up(self, now: float) -> None:
-        site, tunnel = self.site, self.tunnel
+    def open_flow(self, now: float) -> bool:
+        """Hand the data to the back end, anew if it has it; False: the session has ended over it."""
+        site, tunnel, wish = self.site, self.tunnel, self.engine.wishes.get(self.id, NO_WISH)
         assert site is not None
+        self._close_flow()
         spec = FlowSpec(
             session=self.id,
             domain=site.domain,
@@ -320,12 +328,36 @@ class Session(Station):
             mss_adjust=tunnel.tcp_mss_adjust,
             send=self._send_data if "ip" in tunnel.dump_out else self.call.send,
             encap=self.call.link.encap,
+            offload=not self.why_python(),
+            fast=tunnel.pipex_fast,
+            echo="lcp" not in tunnel.dump_in | tunnel.dump_out,
+            magic=self.magic,
+            peer_magic=self.peer_magic,
+            police_up=wish.police_up,
+            police_down=wish.police_down,
+            mirror=wish.mirror,
         )
         try:
             self.flow = site.backend.add(spec, now)
         except ConflictError as error:
             self.end(Cause.NAS_ERROR, str(error), now)
+            return False
+        return True
+
+    def why_python(self) -> str:
+        """Why Python must carry its data, whatever the kernel can; "" if it need not."""
+        tunnel = self.tunnel
+        if tunnel.pipex not in OFFLOAD:
+            return f"tunnel {tunnel.name} says pipex {tunnel.pipex.value}"
+        if "ip" in tunnel.dump_in | tunnel.dump_out:
+            return f"tunnel {tunnel.name} has the packets dumped"
+        return "an operator wants it so" if self.engine.wishes.get(self.id, NO_WISH).user else ""
+
+    def ipcp_up(self, now: float) -> None:
+        if not self.open_flow(now):
             return
+        site, tunnel = self.site, self.tunnel
+        assert site is not None
         self.phase = Phase.UP
         self._echoes = 0
         self._echo_at = now + tunnel.lcp_keepalive_interval
@@ -382,6 +414,8 @@ class Session(Station):
             self.end(Cause.IDLE_TIMEOUT, f"idle for {tunnel.idle_timeout} s", now)
             return
         if tunnel.lcp_keepalive and now >= self._echo_at:
+            self._listen(self.flow.heard())
+        if tunnel.lcp_keepalive and now >= self._echo_at:
             if self._echoes >= tunnel.lcp_keepalive_max_retries:
                 self.end(Cause.LOST_CARRIER, f"no answer to {self._echoes} LCP echoes", now)
                 return
@@ -389,6 +423,14 @@ class Session(Station):
             self._echo_at = now + tunnel.lcp_keepalive_retry_interval
             self.send_echo()
         self._arm_rest(now)
+
+    def _listen(self, heard: float) -> None:
+        """The data path has heard the peer, in answer to our last question or since its last sign of life."""
+        tunnel = self.tunnel
+        wait = tunnel.lcp_keepalive_retry_interval if self._echoes else tunnel.lcp_keepalive_interval
+        if heard and heard + CLOCK_TICK >= self._echo_at - wait:
+            self._echoes = 0
+            self._echo_at = heard + tunnel.lcp_keepalive_interval
 
     def _arm_rest(self, now: float) -> None:
         """One deadline for keepalive and idle time, whichever comes first."""

@@ -12,7 +12,7 @@ from ..config import model
 from ..cursor import Malformed
 from ..port import Port
 from ..ppp.cause import Cause
-from ..ppp.link import Call, Caller, Link, Upper
+from ..ppp.link import IN, OUT, Call, Caller, Link, Tap, Upper
 from ..wheel import Timed, Wheel
 from . import codec
 from .call import PppoeCall, PppoeEncap, Request, Transmit
@@ -100,6 +100,7 @@ class AccessPort:
         "offers",
         "port",
         "requests",
+        "taps",
         "transmit",
     )
 
@@ -117,6 +118,8 @@ class AccessPort:
         #: The PADS of sessions that LCP has not been heard of on.
         self.requests: dict[Request, bytes] = {}
         self.offers: dict[Offer, None] = {}
+        #: Who looks on at sessions, by the same key; most of the time nobody.
+        self.taps: dict[bytes, Tap] = {}
         self._world = world
         self._ids = SessionIds(world.rng)
         self._orphans = Bucket(ORPHAN_RATE)
@@ -183,6 +186,9 @@ class AccessPort:
         self._ids.release(call.session_id)
         call.discount()
         self._world.journal.remove(call.slot)
+        tap = self.taps.pop(call.key, None)
+        if tap is not None:
+            tap.gone()
 
     # Frames in.
 
@@ -191,6 +197,8 @@ class AccessPort:
         if frame[12:16] == _SESSION_START and frame[:6] == self.mac and len(frame) >= 20:
             call = self.calls.get(frame[6:12] + frame[16:18])
             if call is not None:
+                if self.taps:
+                    self.tapped(IN, call.key, frame)
                 # What lies behind LENGTH is padding.
                 end = 20 + (frame[18] << 8 | frame[19])
                 if end <= len(frame):
@@ -220,6 +228,9 @@ class AccessPort:
         else:
             if self._dump_in:
                 self.dump("RecvDiscovery", frame)
+            if self.taps:
+                # A PADT.
+                self.tapped(IN, source + frame[16:18], frame)
             self._discovery(codec.decode_discovery(frame), now)
 
     def _stray(self, session: codec.Session, now: float) -> None:
@@ -413,7 +424,16 @@ class AccessPort:
         """Send a discovery frame."""
         if self._dump_out:
             self.dump("SendDiscovery", frame)
+        if self.taps:
+            # A PADS, if it was lost, or a PADT; other packets tell no session.
+            self.tapped(OUT, frame[:6] + frame[16:18], frame)
         self.transmit(frame)
+
+    def tapped(self, way: int, key: bytes, frame: bytes) -> None:
+        """Show a frame of the session *key*, if there is one, to whoever looks on at it."""
+        tap = self.taps.get(key)
+        if tap is not None:
+            tap.frame(way, frame)
 
     def dump(self, what: str, frame: bytes) -> None:
         """``pktdump``: the whole frame in hexadecimal, but for passwords."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..port import Port
 from ..ppp.cause import Cause
-from ..ppp.link import Link, Upper
+from ..ppp.link import OUT, Link, Tap, Upper
 from . import codec
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class PppoeCall:
         frame = b"".join((self._header, _length(len(frame)), frame))
         if self.service.dump_out:
             self._port.dump("SendSession", frame)
+        if self._port.taps:
+            self._port.tapped(OUT, self.key, frame)
         self._transmit(frame)
 
     def close(self, cause: Cause) -> None:
@@ -105,15 +107,22 @@ class PppoeCall:
             # Before PPP has taken the call there was no PADS, and the peer knows of no session.
             confirmed = self.upper is not NOBODY
             log.debug("%s Closed cause=%s", self, cause.title)
-            self.forget()
             if confirmed:
                 self._port.send_discovery(self.padt())
+            self.forget()
 
     def ending(self) -> None:
         self.discount()
 
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         """Of no interest here: RFC 2516 section 7 forbids what the options are about."""
+
+    def tap(self, tap: Tap | None) -> None:
+        taps = self._port.taps
+        if tap is None:
+            taps.pop(self.key, None)
+        else:
+            taps[self.key] = tap
 
     # What the port asks for.
 
@@ -127,9 +136,9 @@ class PppoeCall:
         """End the call from below and tell PPP; with a PADT if the peer can and must be told."""
         upper = self.upper
         log.debug("%s Ended cause=%s reason=%s", self, cause.title, reason)
-        self.forget()
         if padt:
             self._port.send_discovery(self.padt())
+        self.forget()
         upper.gone(cause, reason, now)
 
     def discount(self) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from ..config.model import Tunnel
 from ..cursor import Malformed
 from ..ppp.cause import Cause
-from ..ppp.link import Call, Caller, Link, Upper
+from ..ppp.link import Call, Caller, Link, Tap, Upper
 from ..pppoe import codec
 from ..pppoe.access import MAX_MRU, UNWANTED
 from ..pppoe.codec import AccessLine, Code, Discovery, Tag
@@ -280,6 +280,9 @@ class Host(Timed):
 
     def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
         """RFC 2516 section 7 forbids what the options are about."""
+
+    def tap(self, tap: Tap | None) -> None:
+        """Subscribers are watched on the wire."""
 
     def lost(self, now: float) -> None:
         """A PADT has come."""

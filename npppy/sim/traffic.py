@@ -41,8 +41,14 @@ class Traffic(Timed):
         self._bytes += len(packet)
         self._packets += 1
 
+    def input6(self, packet: bytes, now: float) -> None:
+        """Nobody has asked for IPv6."""
+
     def counters(self) -> Counters:
         return Counters(in_bytes=self._bytes, in_packets=self._packets)
+
+    def heard(self) -> float:
+        return 0.0
 
     def last_active(self) -> float:
         """Nobody ends a subscriber for being idle."""

@@ -36,6 +36,8 @@ _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
 _IFREQ: Final = struct.Struct("16sH22x")
+#: linux/icmpv6.h
+_ICMP6_FILTER: Final = 1
 
 
 class TunError(Exception):
@@ -45,12 +47,21 @@ class TunError(Exception):
 class TunInterface:
     """A tun device of our own, with its address and routes; it vanishes with us."""
 
-    def __init__(self, name: str, address: IPv4Address, fd: int, emitter: socket.socket, netlink: Netlink) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: IPv4Address,
+        fd: int,
+        emitter: socket.socket,
+        emitter6: socket.socket | None,
+        netlink: Netlink,
+    ) -> None:
         """For :meth:`open`."""
         self.name = name
         self.address = address
         self._fd = fd
         self._emitter = emitter
+        self._emitter6 = emitter6
         self._netlink = netlink
         self._loop = asyncio.get_running_loop()
         self._routes: RouteQueue | None = None
@@ -72,9 +83,12 @@ class TunInterface:
                 # source, its own address, for a forged one.
                 emitter = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
                 undo.callback(emitter.close)
+                emitter6 = _open_emitter6()
+                if emitter6 is not None:
+                    undo.callback(emitter6.close)
                 netlink = Netlink()
                 undo.callback(netlink.close)
-                tun = cls(name, interface.address, fd, emitter, netlink)
+                tun = cls(name, interface.address, fd, emitter, emitter6, netlink)
                 tun._configure(mtu, aggregates)
             except (NetlinkError, OSError) as error:
                 raise TunError(f"{name}: {error}") from error
@@ -91,8 +105,16 @@ class TunInterface:
         os.write(self._fd, packet)
 
     def emit(self, packet: bytes) -> None:
-        """Send a packet from this host.  Raises :class:`OSError` where it cannot be."""
-        self._emitter.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+        """Send a packet from this host; if it is IPv6, the kernel gives it source and checksum, and it is ICMPv6.
+
+        Raises :class:`OSError` where it cannot be sent.
+        """
+        if packet[0] >> 4 == 4:
+            self._emitter.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+            return
+        if self._emitter6 is None:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        self._emitter6.sendto(packet[40:], (socket.inet_ntop(socket.AF_INET6, packet[24:40]), 0))
 
     def set_mtu(self, mtu: int) -> None:
         """Give the device another MTU, in octets.  Failure is logged."""
@@ -123,6 +145,8 @@ class TunInterface:
         # The number may soon be another file's.
         self._fd = -1
         self._emitter.close()
+        if self._emitter6 is not None:
+            self._emitter6.close()
         self._netlink.close()
 
     def _configure(self, mtu: int, aggregates: Iterable[IPv4Network]) -> None:
@@ -151,6 +175,19 @@ class TunInterface:
                     self._loop.remove_reader(self._fd)
                 return
             self._deliver(packet, now)
+
+
+def _open_emitter6() -> socket.socket | None:
+    """A socket that ICMPv6 is sent by, and none received; None in a kernel without IPv6.  Raises :class:`OSError`."""
+    try:
+        emitter = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMPV6)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise
+    # A bit for each type.
+    emitter.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, b"\xff" * 32)
+    return emitter
 
 
 def look_at_forwarding(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Netlink: links, addresses, routes, and the news of links.
+"""Netlink: links, addresses, routes, the news of links, and what drivers can do with XDP.
 
 The kernel serves a NETLINK_ROUTE request within the system call that sends it, whatever the socket's mode; so requests
 are plain calls here, of 5 to 20 microseconds each, and only routes, which may come by the thousand, are queued.
@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -30,9 +31,13 @@ BATCH: Final = 64
 _REQUEST: Final = 0x1
 _ACK: Final = 0x4
 _NEW: Final = 0x600  # create, and fail if it is there
+_DUMP: Final = 0x300
+_DONE: Final = 3
 _CAPPED_WITH_TLVS: Final = 0x300
 _ERROR: Final = 2
+_NETLINK_GENERIC: Final = 16
 _SOL_NETLINK: Final = 270
+_ADD_MEMBERSHIP: Final = 1
 _CAP_ACK: Final = 10
 _EXT_ACK: Final = 11
 _ERROR_TEXT: Final = 1
@@ -42,9 +47,12 @@ _NEWLINK: Final = 16
 _DELLINK: Final = 17
 _GETLINK: Final = 18
 _NEWADDR: Final = 20
+_GETADDR: Final = 22
 _NEWROUTE: Final = 24
 _DELROUTE: Final = 25
-_GROUP_LINK: Final = 1
+_GROUP_LINK: Final = 0x1
+_GROUP_ADDRESS4: Final = 0x10
+_GROUP_ADDRESS6: Final = 0x100
 _TABLE_MAIN: Final = 254
 _SCOPE_LINK: Final = 253
 _SCOPE_NOWHERE: Final = 255
@@ -56,29 +64,53 @@ _RTA_OIF: Final = 4
 _IFLA_ADDRESS: Final = 1
 _IFLA_IFNAME: Final = 3
 _IFLA_MTU: Final = 4
+_IFLA_LINK: Final = 5
+_IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_IFALIAS: Final = 20
 _IFLA_AF_SPEC: Final = 26
 _IFLA_NUM_TX_QUEUES: Final = 31
 _IFLA_NUM_RX_QUEUES: Final = 32
 _IFLA_EXT_MASK: Final = 29
+_IFLA_LINK_NETNSID: Final = 37
+_IFLA_XDP: Final = 43
+_XDP_ATTACHED: Final = 2
 _SKIP_STATS: Final = 8
 _INFO_KIND: Final = 1
 _INFO_DATA: Final = 2
 _VETH_INFO_PEER: Final = 1
+_VLAN_ID: Final = 1
+_VLAN_PROTOCOL: Final = 5
 _INET6_ADDR_GEN_MODE: Final = 8
 _ADDR_GEN_NONE: Final = b"\1"
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFF_UP: Final = 1
 _IFF_NOARP: Final = 0x80
+_ARPHRD_ETHER: Final = 1
+_SCOPE_GLOBAL: Final = 0
+
+# linux/genetlink.h, linux/netdev.h
+_GENERIC_CONTROL: Final = 16
+_GET_FAMILY: Final = 3
+_FAMILY_ID: Final = 1
+_FAMILY_NAME: Final = 2
+_FAMILY_GROUPS: Final = 7
+_GROUP_NAME: Final = 1
+_GROUP_ID: Final = 2
+_DEV_GET: Final = 1
+_DEV_IFINDEX: Final = 1
+_DEV_XDP_FEATURES: Final = 3
+_XDP_XMIT: Final = 1 << 2
 
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _LINK: Final = struct.Struct("=BxHiII")  # family, device type, index, flags, mask of flags
 _ADDRESS: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_GENERIC: Final = struct.Struct("=BBxx")  # command, version
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # family, two prefix lengths, tos, table, protocol, scope, type, flags
 _ATTRIBUTE: Final = struct.Struct("=HH")  # length, type
 _U32: Final = struct.Struct("=I")
+_U64: Final = struct.Struct("=Q")
 
 
 class NetlinkError(Exception):
@@ -106,6 +138,32 @@ class LinkState(NamedTuple):
         return self.ifindex != 0
 
 
+class LinkInfo(NamedTuple):
+    """What an interface is."""
+
+    name: str
+    ifindex: int
+    #: Hardware address; empty where it has none.
+    mac: bytes
+    ethernet: bool
+    up: bool
+    #: What ip(8) calls its type: vlan, bridge, veth; empty for hardware and for some others.
+    kind: str = ""
+    #: The interface below it, and the bridge or bond that it is part of; 0: none.
+    lower: int = 0
+    master: int = 0
+    #: The interface below is in another network namespace, and its index says nothing here.
+    elsewhere: bool = False
+    #: Of a VLAN: its number, and the EtherType of its tags.
+    vlan: int = 0
+    protocol: int = 0
+    #: What somebody has written about it.
+    alias: str = ""
+    mtu: int = 0
+    #: How an XDP program is attached (IFLA_XDP_ATTACHED); 0: none is.
+    xdp: int = 0
+
+
 class _Request(NamedTuple):
     #: For error messages: what follows "cannot".
     what: str
@@ -117,8 +175,8 @@ class _Request(NamedTuple):
 class Netlink:
     """Requests to the kernel.  All of them raise :class:`NetlinkError`, and none waits for anything but the kernel."""
 
-    def __init__(self) -> None:
-        self._socket = _open()
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = _open(protocol=protocol)
         for option in (_CAP_ACK, _EXT_ACK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         # The answer is there when send() returns: this only keeps a broken kernel from hanging the daemon.
@@ -138,10 +196,31 @@ class Netlink:
         (mtu,) = _U32.unpack(attributes[_IFLA_MTU])
         return LinkState(name, index, attributes.get(_IFLA_ADDRESS, b""), mtu, bool(flags & _IFF_UP))
 
+    def info(self, ifindex: int) -> LinkInfo | None:
+        """What the interface with an index is; None if there is none."""
+        body = _LINK.pack(0, 0, ifindex, 0, 0) + _attribute(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATS))
+        try:
+            return link_info(self._call(_Request(f"look interface {ifindex} up", _GETLINK, 0, body))[0])
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise
+            return None
+
+    def infos(self) -> list[LinkInfo]:
+        """What all interfaces are."""
+        body = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATS))
+        return [link_info(reply) for reply in self._call(_Request("list interfaces", _GETLINK, _DUMP, body))]
+
+    def addressed(self) -> set[int]:
+        """The indexes of the interfaces with an address of global scope, IPv4 or IPv6."""
+        replies = self._call(_Request("list addresses", _GETADDR, _DUMP, _ADDRESS.pack(0, 0, 0, 0, 0)))
+        found = (_ADDRESS.unpack_from(reply) for reply in replies)
+        return {index for _, _, _, scope, index in found if scope == _SCOPE_GLOBAL}
+
     def alias(self, name: str) -> str:
         """What somebody has written about an interface (ip link set alias); empty if it is not there."""
         attributes = dict(_attributes(self._look(name) or b"", _LINK.size))
-        return attributes.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
+        return _text(attributes.get(_IFLA_IFALIAS, b""))
 
     def set_up(self, name: str, ifindex: int, mtu: int, *, arp: bool = True) -> None:
         """Give an interface its MTU and switch it on; without *arp* it looks for no neighbours."""
@@ -220,8 +299,9 @@ class Netlink:
         self._sequence += len(requests)
         messages = []
         for sequence, (_, kind, flags, body) in enumerate(requests, first):
-            # Errors are answered always; success need be told of the last one only, which is served last.
-            flags |= _REQUEST | (_ACK if sequence == self._sequence else 0)
+            # Errors are answered always; success need be told of the last one only, which is served last.  A dump
+            # has an end of its own.
+            flags |= _REQUEST | (_ACK if sequence == self._sequence and flags & _DUMP != _DUMP else 0)
             messages.append(_HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body)
         self._socket.send(b"".join(messages))
         replies: list[bytes] = []
@@ -230,7 +310,7 @@ class Netlink:
             for kind, flags, sequence, payload in _messages(self._socket.recv(1 << 16)):
                 if not first <= sequence <= self._sequence:
                     continue
-                if kind != _ERROR:
+                if kind not in (_ERROR, _DONE):
                     replies.append(payload)
                     continue
                 (code,) = struct.unpack_from("=i", payload)
@@ -239,6 +319,73 @@ class Netlink:
                     errors.append(NetlinkError(requests[sequence - first].what, -code, text))
                 if sequence == self._sequence:
                     return replies, errors
+
+
+class XdpFeatures:
+    """What drivers say they can do with frames of XDP, which Linux tells from 6.3 on."""
+
+    def __init__(self) -> None:
+        self._netlink = netlink = Netlink(_NETLINK_GENERIC)
+        body = _GENERIC.pack(_GET_FAMILY, 1) + _attribute(_FAMILY_NAME, b"netdev\0")
+        try:
+            (reply,) = netlink._call(_Request('look the netlink family "netdev" up', _GENERIC_CONTROL, 0, body))
+        except NetlinkError as error:
+            if error.code != errno.ENOENT:
+                raise
+            self._family, self._group = 0, 0
+        else:
+            self._family, self._group = netdev_family(reply)
+        self._news: socket.socket | None = None
+
+    def transmits(self, ifindex: int) -> bool | None:
+        """Whether an interface takes frames that programs of others redirect to it; None where nobody can say.
+
+        A veth device does as long as its peer has a program or GRO.  Raises :class:`NetlinkError`.
+        """
+        if not self._family:
+            return None
+        body = _GENERIC.pack(_DEV_GET, 1) + _attribute(_DEV_IFINDEX, _U32.pack(ifindex))
+        request = _Request(f"ask for the XDP features of interface {ifindex}", self._family, 0, body)
+        attributes = dict(_attributes(self._netlink._call(request)[0], _GENERIC.size))
+        return bool(_U64.unpack(attributes[_DEV_XDP_FEATURES])[0] & _XDP_XMIT)
+
+    def follow(self, report: Callable[[int], None]) -> None:
+        """Call *report*, from the running event loop, with the index of an interface whose features have changed.
+
+        0 stands for all of them: news were lost.
+        """
+        if not self._group:
+            return
+        self._report = report
+        self._news = _open(protocol=_NETLINK_GENERIC)
+        self._news.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, self._group)
+        self._news.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._news.fileno(), self._readable)
+
+    def close(self) -> None:
+        if self._news is not None:
+            self._loop.remove_reader(self._news.fileno())
+            self._news.close()
+            self._news = None
+        self._netlink.close()
+
+    def _readable(self) -> None:
+        assert self._news is not None
+        try:
+            news = self._news.recv(1 << 16)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            # libuv takes the error as the end of the socket and waits for it no more.
+            self._loop.remove_reader(self._news.fileno())
+            self._loop.add_reader(self._news.fileno(), self._readable)
+            self._report(0)
+            return
+        for _, _, _, payload in _messages(news):
+            ifindex = dict(_attributes(payload, _GENERIC.size)).get(_DEV_IFINDEX)
+            if ifindex is not None:
+                self._report(int.from_bytes(ifindex, sys.byteorder))
 
 
 class RouteQueue:
@@ -299,14 +446,15 @@ class LinkMonitor:
     many came at once, do no harm.
     """
 
-    def __init__(self, report: Callable[[LinkState], None]) -> None:
-        """Calls *report* from the running event loop."""
+    def __init__(self, report: Callable[[LinkState], None], news: Callable[[], None] | None = None) -> None:
+        """Calls *report* from the running event loop, and *news* when anything was new of any interface or address."""
         self._report = report
+        self._any = news
         self._states: dict[str, LinkState] = {}
         # By index, of those that are there.
         self._names: dict[int, str] = {}
         self._netlink = Netlink()
-        self._news = _open(_GROUP_LINK)
+        self._news = _open(_GROUP_LINK | (_GROUP_ADDRESS4 | _GROUP_ADDRESS6 if news else 0))
         self._news.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._news.fileno(), self._readable)
@@ -347,6 +495,8 @@ class LinkMonitor:
             # The report of another one may have ended the watch.
             if name in self._states:
                 self._look(name)
+        if self._any is not None:
+            self._any()
 
     def _concerned(self, news: bytes) -> set[str]:
         """The watched interfaces that *news* speak of, by the name they have now or had before."""
@@ -387,8 +537,50 @@ def forwarding(name: str) -> bool:
         return file.read().strip() != "0"
 
 
-def _open(groups: int = 0) -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+def link_info(message: bytes) -> LinkInfo:
+    """What the kernel's message about an interface says, behind its netlink header."""
+    _, device, index, flags, _ = _LINK.unpack_from(message)
+    attributes = dict(_attributes(message, _LINK.size))
+    about = dict(_attributes(attributes.get(_IFLA_LINKINFO, b""), 0))
+    kind = _text(about.get(_INFO_KIND, b""))
+    vlan = dict(_attributes(about.get(_INFO_DATA, b""), 0)) if kind == "vlan" else {}
+    return LinkInfo(
+        name=os.fsdecode(attributes[_IFLA_IFNAME].rstrip(b"\0")),
+        ifindex=index,
+        mac=attributes.get(_IFLA_ADDRESS, b""),
+        ethernet=device == _ARPHRD_ETHER,
+        up=bool(flags & _IFF_UP),
+        kind=kind,
+        lower=_number(attributes, _IFLA_LINK),
+        master=_number(attributes, _IFLA_MASTER),
+        elsewhere=_IFLA_LINK_NETNSID in attributes,
+        vlan=int.from_bytes(vlan.get(_VLAN_ID, b""), sys.byteorder),
+        # As it is on the wire.
+        protocol=int.from_bytes(vlan.get(_VLAN_PROTOCOL, b""), "big"),
+        alias=_text(attributes.get(_IFLA_IFALIAS, b"")),
+        mtu=_number(attributes, _IFLA_MTU),
+        xdp=_number(dict(_attributes(attributes.get(_IFLA_XDP, b""), 0)), _XDP_ATTACHED),
+    )
+
+
+def netdev_family(message: bytes) -> tuple[int, int]:
+    """The number of a generic netlink family, and that of its group "mgmt", from the kernel's message about it."""
+    attributes = dict(_attributes(message, _GENERIC.size))
+    groups = (dict(_attributes(group, 0)) for _, group in _attributes(attributes.get(_FAMILY_GROUPS, b""), 0))
+    numbers = [_number(group, _GROUP_ID) for group in groups if _text(group.get(_GROUP_NAME, b"")) == "mgmt"]
+    return _number(attributes, _FAMILY_ID), numbers[0] if numbers else 0
+
+
+def _number(attributes: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(attributes.get(kind, b""), sys.byteorder)
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _open(groups: int = 0, protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     opened.bind((0, groups))
     return opened
 
@@ -429,5 +621,4 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 def _error_text(payload: bytes) -> str:
     """The kernel's own words about an error, behind the code and the header of the request."""
-    text = dict(_attributes(payload, 4 + _HEADER.size)).get(_ERROR_TEXT, b"")
-    return text.rstrip(b"\0").decode(errors="replace")
+    return _text(dict(_attributes(payload, 4 + _HEADER.size)).get(_ERROR_TEXT, b""))

@@ -25,6 +25,11 @@ def ethernet(destination: bytes, source: bytes, kind: int, payload: bytes, tags:
     return destination + source + head + kind.to_bytes(2, "big") + payload
 
 
+def padded(frame: bytes) -> bytes:
+    """As Ethernet wants short frames."""
+    return frame.ljust(60, b"\0")
+
+
 def ppp(protocol: int, payload: bytes) -> bytes:
     return protocol.to_bytes(2, "big") + payload
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 from npppy.pipex.ebpf import layout
 from npppy.pipex.ebpf.layout import U32, Record
 from npppy.pipex.ebpf.libbpf import Map, Object, Run
 
-from .frames import IP, IP6, PPP_IP, PPP_IP6, SESSION, Tags, ethernet, ppp, pppoe
+from .frames import IP, IP6, PPP_IP, PPP_IP6, SESSION, Tags, ethernet, padded, ppp, pppoe
 
 SIZES: Final = dict.fromkeys(("sessions", "hosts4", "nets4", "nets6", "slots", "stats"), 16) | {"buckets": 32}
 
@@ -24,6 +24,7 @@ NPX0, NPX1 = b"\x02\0\0\0\1\0", b"\x02\0\0\0\1\1"
 SESSION_ID: Final = 0x1234
 SLOT: Final = 3
 GENERATION: Final = 9
+PPP_ID: Final = 78
 ADDRESS, NETWORK6, ADDRESS6 = "10.0.0.2", "2001:db8:1:100::/56", "2001:db8:1:123::2"
 REMOTE, REMOTE6 = "198.51.100.1", "2001:db8:ffff::1"
 MTU, MRU = 1480, 1492
@@ -85,15 +86,13 @@ class Rig:
         """A session in a slot, found by its key and its addresses; *changes* are to its record."""
         outer, inner = (*vlans, 0, 0)[:2]
         encap = layout.pppoe_encapsulation(outer, inner, OURS, PEER, session_id)
-        network = IPv6Network(network6)
         values = {
             "generation": GENERATION,
             "blocks": blocks,
+            "ppp_id": PPP_ID,
             "kind": layout.PPPOE,
             "address4": IPv4Address(address).packed,
             "prefixlen4": 32,
-            "address6": network.network_address.packed,
-            "prefixlen6": network.prefixlen,
             "mtu": MTU,
             "mru": MRU,
             "magic": OUR_MAGIC.to_bytes(4, "big"),
@@ -185,4 +184,4 @@ def from_stack(packet: bytes) -> bytes:
 
 
 def to_peer(packet: bytes, vlans: tuple[Tags, ...] = ()) -> bytes:
-    return data(packet, vlans=vlans, source=OURS, destination=PEER)
+    return padded(data(packet, vlans=vlans, source=OURS, destination=PEER))

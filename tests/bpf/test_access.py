@@ -6,6 +6,7 @@ import random
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv6Network
 
 import pytest
 
@@ -418,16 +419,37 @@ class TestFilter:
     @pytest.mark.parametrize("length", [*range(129)])
     def test_ip6(self, rig: Rig, length: int) -> None:
         """Any bit within the prefix counts, none behind it."""
-        prefix = (0x2001_0DB8_A5A5_A5A5_A5A5_A5A5_A5A5_A5A5).to_bytes(16, "big")
-        rig.session(prefixlen6=length, address6=prefix)
+        prefix = 0x2001_0DB8_A5A5_A5A5_A5A5_A5A5_A5A5_A5A5
+        network = IPv6Network((prefix, length), strict=False)
+        rig.session(network6=str(network))
         template = bytearray(PACKET6)
         for bit in range(3, 128):
-            source = (int.from_bytes(prefix, "big") ^ 1 << 127 - bit).to_bytes(16, "big")
+            source = (prefix ^ 1 << 127 - bit).to_bytes(16, "big")
             if source[0] == 0:
                 continue
             template[8:24] = source
             passes = bit >= length
             assert rig.up(data(bytes(template))).verdict == (REDIRECT if passes else DROP), bit
+
+    def test_ip6_of_several_prefixes(self, rig: Rig) -> None:
+        """A session may use all of its own, and nothing of them that another has."""
+        rig.session(network6="2001:db8:1::/48")
+        rig.route6("2001:db8:7:7::/64")
+        rig.session(slot=SLOT + 1, session_id=SESSION_ID + 1, address="10.0.0.3", network6="2001:db8:1:5::/64")
+        rig.route6("2001:db8:8::/48", generation=GENERATION - 1)
+        for session_id, source, passes in (
+            (SESSION_ID, "2001:db8:1:4::1", True),
+            (SESSION_ID, "2001:db8:1:5::1", False),
+            (SESSION_ID + 1, "2001:db8:1:5::1", True),
+            (SESSION_ID + 1, "2001:db8:1:4::1", False),
+            (SESSION_ID, "2001:db8:7:7::1", True),
+            (SESSION_ID + 1, "2001:db8:7:7::1", False),
+            (SESSION_ID, "2001:db8:7:8::1", False),
+            # Its predecessor's in the slot.
+            (SESSION_ID, "2001:db8:8::1", False),
+        ):
+            verdict = rig.up(data(udp6(source, REMOTE6), session_id=session_id)).verdict
+            assert verdict == (REDIRECT if passes else DROP), (session_id, source)
 
     def test_off(self, rig: Rig) -> None:
         rig.session(ALL & ~layout.FILTER)

@@ -11,7 +11,7 @@ import pytest
 
 from npppy.pipex.ebpf import layout
 from npppy.pipex.ebpf.libbpf import Run
-from npppy.pipex.ip import clamp_mss, idle
+from npppy.pipex.ip import clamp_mss, clamp_mss6, idle, idle6
 from tests.unit.ippackets import ip, tcp, tcp_sum, udp
 
 from .frames import FRAGMENT, HOP_OPTIONS, ICMP, ICMP6, IGMP, LCP, TCP, UDP, echo, ip6, ppp, tcp6, tcp6_sum, udp6
@@ -31,7 +31,6 @@ from .rig import (
     REMOTE,
     REMOTE6,
     SLOT,
-    TX,
     Rig,
     data,
     from_stack,
@@ -187,6 +186,21 @@ class TestMss:
                 packet = cut[:2] + len(cut).to_bytes(2, "big") + cut[4:]
             assert up(rig, packet) == clamp_mss(packet, (packet[0] & 15) * 4, self.UP), packet.hex()
 
+    def test_as_the_data_path_in_python6(self, rig: Rig) -> None:
+        chance = random.Random(4)
+        rig.session()
+        for _ in range(1000):
+            options = chance.choice((b"", b"\1", b"\1\1\1", b"\3\3\7", b"\4\2\1\1", chance.randbytes(4)))
+            options += b"\2\4" + chance.randbytes(2)
+            options += b"\1" * (-len(options) % 4)
+            packet = tcp6(ADDRESS6, REMOTE6, options=options, tcp_flags=chance.choice((0x02, 0x12, 0x10)))
+            if chance.random() < 0.2:
+                packet = ip6(ADDRESS6, REMOTE6, packet[40 : chance.randrange(40, len(packet))], following=TCP)
+            if chance.random() < 0.1:
+                packet = packet[:6] + bytes((chance.choice((UDP, FRAGMENT)),)) + packet[7:]
+            expected = clamp_mss6(packet, self.UP - 20) if packet[6] == TCP else packet
+            assert up(rig, packet) == expected, packet.hex()
+
 
 class TestIdle:
     def active(self, rig: Rig, packet: bytes) -> bool:
@@ -250,6 +264,19 @@ class TestIdle:
             rig.maps["stats"].put(key, nothing)
             assert rig.up(data(packet)).verdict == REDIRECT
             assert ("active_ns" in rig.stats()) == (not idle(packet, header)), packet.hex()
+
+    def test_as_the_data_path_in_python6(self, rig: Rig) -> None:
+        chance = random.Random(5)
+        key = layout.U32.pack(SLOT)
+        rig.session()
+        for _ in range(2000):
+            ports = (chance.choice((53, 67, 68, 123, 137, 520, 80, 309, 0x8000, 0x8100, 0x8700)) for _ in range(2))
+            data6 = struct.pack(">HH", *ports) + bytes(chance.randrange(0, 9))
+            following = chance.choice((ICMP, IGMP, TCP, UDP, ICMP6, FRAGMENT, HOP_OPTIONS, 47))
+            packet = ip6(ADDRESS6, REMOTE6, data6[: chance.randrange(1, 16)], following=following)
+            rig.maps["stats"].put(key, bytes(layout.STATS.size))
+            assert rig.up(data(packet)).verdict == REDIRECT
+            assert ("active_ns" in rig.stats()) == (not idle6(packet)), packet.hex()
 
     def test_down(self, rig: Rig) -> None:
         rig.session()
@@ -376,17 +403,25 @@ class TestEcho:
             source=OURS,
             destination=PEER,
         )
-        assert (done.verdict, done.data) == (TX, answer + padding)
+        assert (done.verdict, done.data) == (REDIRECT, answer + padding)
         assert rig.reasons() == {"ECHO": 1}
         stats = rig.stats()
         assert stats.keys() == {"heard_ns", "echo_ns"}
         assert stats["heard_ns"] == stats["echo_ns"]
 
+    def test_driver_that_takes_none(self, rig: Rig) -> None:
+        """Frames from XDP: a veth device without GRO at its peer would lose also what it is to send back itself."""
+        rig.session()
+        rig.redirect_to()
+        done = self.ask(rig, 9, PEER_MAGIC)
+        assert (done.verdict, done.data) == (PASS, session_frame(ppp(LCP, echo(9, PEER_MAGIC))))
+        assert rig.reasons() == {"PUNT_CONTROL": 1}
+
     def test_without_magic_numbers(self, rig: Rig) -> None:
         """Where one side has none, its field is 0, and no request can be ours come back."""
         rig.session(magic=bytes(4), peer_magic=bytes(4))
         done = self.ask(rig, 9, 0)
-        assert done.verdict == TX
+        assert done.verdict == REDIRECT
         assert done.data[22:] == echo(10, 0)
         assert self.ask(rig, 10, 0).verdict == DROP
 
@@ -400,7 +435,7 @@ class TestEcho:
     def test_rate(self, rig: Rig) -> None:
         rig.config(echo_interval_ns=4 * SECOND)
         rig.session()
-        assert [self.ask(rig, 9, PEER_MAGIC).verdict for _ in range(3)] == [TX, DROP, DROP]
+        assert [self.ask(rig, 9, PEER_MAGIC).verdict for _ in range(3)] == [REDIRECT, DROP, DROP]
         assert rig.reasons() == {"ECHO": 1, "DROP_POLICE": 2}
         assert "in_errors" not in rig.stats()
         # As if it had been 4 s ago.
@@ -409,7 +444,7 @@ class TestEcho:
         stats["echo_ns"] = stats["echo_ns"] - 4 * SECOND & 2**64 - 1
         record = [stats.get(name, 0) for name in names]
         rig.maps["stats"].put(layout.U32.pack(SLOT), layout.STATS.pack(*record))
-        assert self.ask(rig, 9, PEER_MAGIC).verdict == TX
+        assert self.ask(rig, 9, PEER_MAGIC).verdict == REDIRECT
 
     def test_reply(self, rig: Rig) -> None:
         rig.session()

@@ -8,7 +8,7 @@ from npppy.pipex.ebpf import layout
 from npppy.pipex.ebpf.layout import U32
 from tests.unit.ippackets import ip, udp
 
-from .frames import ARP, IP, IP6, ethernet, ip6, udp6
+from .frames import ARP, IP, IP6, ethernet, ip6, padded, udp6
 from .rig import (
     ADDRESS,
     ADDRESS6,
@@ -57,11 +57,13 @@ class TestEncapsulation:
     def test_padding(self, rig: Rig) -> None:
         """LENGTH is that of the packet, what lies behind stays behind."""
         rig.session()
-        done = rig.down(from_stack(PACKET) + bytes(14))
-        assert done.data == to_peer(PACKET) + bytes(14)
-        assert rig.stats()["out_bytes"] == len(PACKET)
+        frame = to_peer(PACKET).rstrip(b"\0")
+        for octets in range(60):
+            done = rig.down(from_stack(PACKET) + b"p" * octets)
+            assert done.data == padded(frame + b"p" * octets)
+        assert rig.stats()["out_bytes"] == 60 * len(PACKET)
 
-    @pytest.mark.parametrize("length", range(14, 81))
+    @pytest.mark.parametrize("length", range(14, layout.ENCAP_MAX + 1))
     def test_any_length(self, rig: Rig, length: int) -> None:
         """Other carriers have other headers; LENGTH goes where the session says."""
         encap = bytes(range(100, 100 + length))
@@ -69,9 +71,9 @@ class TestEncapsulation:
         done = rig.down(from_stack(PACKET))
         assert done.verdict == REDIRECT
         length_field = (len(PACKET) + 2).to_bytes(2, "big")
-        assert done.data == encap[:3] + length_field + encap[5:] + b"\0\x21" + PACKET
+        assert done.data == padded(encap[:3] + length_field + encap[5:] + b"\0\x21" + PACKET)
 
-    @pytest.mark.parametrize(("length", "at"), [(0, 0), (13, 0), (81, 0), (65535, 0), (20, 19), (80, 79), (80, 65535)])
+    @pytest.mark.parametrize(("length", "at"), [(0, 0), (13, 0), (97, 0), (65535, 0), (20, 19), (96, 95), (96, 65535)])
     def test_record_that_is_wrong(self, rig: Rig, length: int, at: int) -> None:
         rig.session(encap_len=length, length_at=at)
         assert rig.down(from_stack(PACKET)).verdict == DROP
@@ -79,16 +81,24 @@ class TestEncapsulation:
         assert rig.stats()["out_errors"] == 1
         assert "out_packets" not in rig.stats()
 
-    @pytest.mark.parametrize("length", [14, 20, 80])
+    @pytest.mark.parametrize("length", [14, 20, 96])
     def test_length_comes_last(self, rig: Rig, length: int) -> None:
         rig.session(encap_len=length, length_at=length - 2)
         frame = rig.down(from_stack(PACKET)).data
-        assert frame[length - 2 :] == (len(PACKET) + 2).to_bytes(2, "big") + b"\0\x21" + PACKET
+        assert frame[length - 2 :].rstrip(b"\0") == (len(PACKET) + 2).to_bytes(2, "big") + b"\0\x21" + PACKET
 
     def test_nowhere_to_go(self, rig: Rig) -> None:
-        rig.session(ifindex=LO + 1)
+        rig.session(ifindex=0)
         assert rig.down(from_stack(PACKET)).verdict == DROP
         assert rig.counted() == {"TX_FAIL": (1, len(PACKET))}
+
+    @pytest.mark.parametrize("packet", [PACKET, PACKET6])
+    def test_driver_that_takes_none(self, rig: Rig, packet: bytes) -> None:
+        """pipex_miss sends the frame, to the interface whose index is in front of it."""
+        rig.session(ifindex=0x01020304, vlans=(7,))
+        done = rig.down(from_stack(packet))
+        assert (done.verdict, done.data) == (PASS, U32.pack(0x01020304) + to_peer(packet, tags(7)))
+        assert rig.counted() == {"STACK_DOWN": (1, len(packet))}
 
 
 class TestLookUp:
@@ -178,12 +188,16 @@ class TestTooBig:
         rig.session()
         assert rig.down(from_stack(packet)).data == to_peer(packet)
 
-    def test_not_policed_twice(self, rig: Rig) -> None:
-        """What npppyd sends in pieces takes no tokens here."""
+    def test_policed(self, rig: Rig) -> None:
+        """What npppyd sends in pieces takes its tokens here, and what it only answers takes none."""
         rig.session(ALL | layout.POLICE_DOWN)
-        rig.bucket(1, rate=1, burst=MTU)
-        rig.down(from_stack(udp(REMOTE, ADDRESS, bytes(MTU - 27))))
-        assert rig.down(from_stack(udp(REMOTE, ADDRESS, bytes(MTU - 28)))).verdict == REDIRECT
+        rig.bucket(1, rate=1, burst=MTU + 28)
+        for packet in (ip(REMOTE, ADDRESS, bytes(MTU - 19), flags=0x4000), udp6(REMOTE6, ADDRESS6, bytes(MTU))):
+            assert rig.down(from_stack(packet)).verdict == PASS
+        big, small = udp(REMOTE, ADDRESS, bytes(MTU - 27)), udp(REMOTE, ADDRESS)
+        assert [rig.down(from_stack(packet)).verdict for packet in (big, big, small)] == [PASS, DROP, DROP]
+        assert rig.reasons() == {"PUNT_TOOBIG": 3, "DROP_POLICE": 2}
+        assert rig.stats() == {"out_errors": 2}
 
 
 class TestDropped:
@@ -232,6 +246,23 @@ class TestDropped:
         assert rig.down(ethernet(NPX1, NPX0, IP6, packet)).verdict == DROP
         assert rig.reasons() == {"DROP_MALFORMED": 1}
         assert rig.stats() == {"out_errors": 1}
+
+    def test_redirects(self, rig: Rig) -> None:
+        """The stack sends them to a peer that talks to another, as if both were on one link."""
+        rig.session(ALL | layout.POLICE_DOWN)
+        rig.bucket(1, rate=1, burst=100)
+        redirect = b"\x05\x01" + bytes(34)
+        assert rig.down(from_stack(ip(REMOTE, ADDRESS, redirect, protocol=1))).verdict == DROP
+        assert rig.counted() == {"DROP_PROTOCOL": (1, 56)}
+        assert not rig.stats()
+        rig.session()
+        for packet in (
+            ip(REMOTE, ADDRESS, redirect, protocol=1, flags=0x0001),
+            ip(REMOTE, ADDRESS, redirect, protocol=17),
+            ip(REMOTE, ADDRESS, b"\x03\x01" + bytes(34), protocol=1),
+            ip6(REMOTE6, ADDRESS6, redirect, following=1),
+        ):
+            assert rig.down(from_stack(packet)).verdict == REDIRECT
 
     @pytest.mark.parametrize(("packet", "block"), [(PACKET, layout.IP4), (PACKET6, layout.IP6)])
     def test_of_a_protocol_that_is_not_open(self, rig: Rig, packet: bytes, block: int) -> None:

@@ -16,7 +16,7 @@ from npppy.pipex.ebpf.layout import U32
 from npppy.pipex.ebpf.libbpf import Object
 from tests.unit.ippackets import ip, tcp, tcp_sum, udp, words
 
-from .frames import ARP, IP, IP6, ethernet, ip6, udp6
+from .frames import ARP, IP, IP6, TCP, UDP, ethernet, ip6, padded, udp6
 from .rig import (
     ADDRESS,
     ADDRESS6,
@@ -122,12 +122,16 @@ def used(rig: Rig, seconds_ago: int = 0) -> None:
     rig.maps["stats"].put(U32.pack(SLOT), bytes(stamp))
 
 
+def one_hop_less(packet: bytes) -> bytes:
+    if packet[0] >> 4 == 6:
+        return packet[:7] + bytes((packet[7] - 1,)) + packet[8:]
+    head = packet[:8] + bytes((packet[8] - 1,)) + packet[9:10] + b"\0\0" + packet[12:20]
+    return head[:10] + (0xFFFF ^ words(head)).to_bytes(2, "big") + head[12:] + packet[20:]
+
+
 def next_hop(packet: bytes) -> bytes:
     """The frame that forwards a packet to the next hop, with one hop less to live."""
-    if packet[0] >> 4 == 6:
-        return ethernet(NEXT, CORE, IP6, packet[:7] + bytes((packet[7] - 1,)) + packet[8:])
-    head = packet[:8] + bytes((packet[8] - 1,)) + packet[9:10] + b"\0\0" + packet[12:20]
-    return ethernet(NEXT, CORE, IP, head[:10] + (0xFFFF ^ words(head)).to_bytes(2, "big") + head[12:] + packet[20:])
+    return padded(ethernet(NEXT, CORE, IP if packet[0] >> 4 == 4 else IP6, one_hop_less(packet)))
 
 
 class TestUp:
@@ -167,7 +171,7 @@ class TestUp:
             PACKET[:10] + b"\xde\xad" + PACKET[12:],
             ip6(ADDRESS6, REMOTE6, b"x", limit=1),
             ip6(ADDRESS6, REMOTE6, b"x", limit=0),
-            ip6(ADDRESS6, REMOTE6, b"\x3b\0\5\2\0\0\1\0", following=0),
+            *(ip6(ADDRESS6, REMOTE6, b"\x3b\0\5\2\0\0\1\0", following=kind) for kind in (0, 43, 44, 60)),
             # Its own addresses, and those of other kinds.
             *(
                 udp(ADDRESS, address)
@@ -252,7 +256,7 @@ class TestUp:
             ("ipproto udp", [PACKET, ip(ADDRESS, REMOTE, bytes(3))], [TCP_PACKET]),
             ("dport 40001", [PACKET, TCP_PACKET, ip(ADDRESS, REMOTE, PORTS)], [ip(ADDRESS, REMOTE, PORTS[:3] + b"x")]),
             ("dport 40001", [PACKET], [ip(ADDRESS, REMOTE, PORTS, protocol=47), ip(ADDRESS, REMOTE, PORTS[:3])]),
-            ("dport 40001", [PACKET], [ip(ADDRESS, REMOTE, PORTS, flags=0x0001)]),
+            ("dport 40001", [PACKET], [ip(ADDRESS, REMOTE, PORTS, flags=flags) for flags in (0x0001, 0x2000)]),
             (f"from {ADDRESS6}", [PACKET6], [udp6("fd00::1", REMOTE6)]),
             (f"to {REMOTE6}", [PACKET6], [udp6(ADDRESS6, "2001:db8:ffff::2")]),
             ("tos 0x10", [b"\x61" + PACKET6[1:]], [PACKET6, ip6(ADDRESS6, REMOTE6, flow=0xFFFFF)]),
@@ -282,17 +286,20 @@ class TestUp:
 
     @pytest.mark.parametrize("padding", [1, 6, 600])
     def test_padding(self, fast: Rig, padding: int) -> None:
-        """What the peer puts behind its packet is not forwarded, but for what a short frame may have."""
-        for frame in (data(PACKET) + bytes(padding), data(PACKET + bytes(padding))):
+        """What the peer puts behind its packet is not forwarded, but for what a short frame must have."""
+        for frame in (data(PACKET) + b"p" * padding, data(PACKET + b"p" * padding)):
             done = fast.up(frame)
             assert done.verdict == REDIRECT
-            assert done.data == next_hop(PACKET) + (bytes(padding) if len(PACKET) + 14 + padding <= 60 else b"")
+            bare = next_hop(PACKET)[: 14 + len(PACKET)]
+            assert done.data == padded((bare + b"p" * padding)[:60])
+        packet = udp(ADDRESS, REMOTE, bytes(100))
+        assert fast.up(data(packet) + b"p" * padding).data == next_hop(packet)
 
     def test_blocks(self, fast: Rig) -> None:
         assert fast.up(data(udp("10.0.0.9", REMOTE))).verdict == DROP
         done = fast.up(data(tcp(ADDRESS, REMOTE, options=b"\2\4\xff\xff")))
         assert done.data[14 + 42 : 14 + 44] == (MTU - 40).to_bytes(2, "big")
-        assert tcp_sum(done.data[14:]) == 0xFFFF
+        assert tcp_sum(done.data[14:58]) == 0xFFFF
         fast.session(FAST | layout.POLICE_UP)
         fast.bucket(0, rate=1, burst=100)
         assert fast.up(data(udp(ADDRESS, REMOTE, bytes(73)))).verdict == DROP
@@ -304,10 +311,6 @@ class TestUp:
 
 def from_core(packet: bytes, destination: bytes = CORE) -> bytes:
     return ethernet(destination, NEXT, IP if packet[0] >> 4 == 4 else IP6, packet)
-
-
-def one_hop_less(packet: bytes) -> bytes:
-    return next_hop(packet)[14:]
 
 
 @pytest.fixture
@@ -368,7 +371,7 @@ class TestDown:
             from_core(udp("239.1.1.1", ADDRESS)),
             from_core(udp("255.255.255.255", ADDRESS)),
             from_core(ip6(REMOTE6, ADDRESS6, b"x", limit=1)),
-            from_core(ip6(REMOTE6, ADDRESS6, b"\x3b\0\5\2\0\0\1\0", following=0)),
+            *(from_core(ip6(REMOTE6, ADDRESS6, b"\x3b\0\5\2\0\0\1\0", following=kind)) for kind in (0, 43, 44, 60)),
             from_core(udp6("::1", ADDRESS6)),
             from_core(udp6("fe80::1", ADDRESS6)),
             from_core(udp6("ff02::1", ADDRESS6)),
@@ -395,15 +398,57 @@ class TestDown:
         nic.session(FAST, generation=1)
         self.passes(nic, from_core(BACK))
 
+    @pytest.mark.parametrize("data", [b"", b"odd", bytes(1300)])
+    @pytest.mark.parametrize("protocol", [TCP, UDP])
+    @pytest.mark.parametrize("source", [REMOTE, REMOTE6, "223.255.255.255", "feff:" + "ffff:" * 6 + "ffff"])
+    def test_checksum_left_to_a_nic(self, nic: Rig, source: str, protocol: int, data: bytes) -> None:
+        """It covers the pseudo header; any other one is left to the peer, right or not."""
+        packet, at = self.unfinished(source, protocol, data)
+        self.passes(nic, from_core(packet))
+        for other in (1, 0x100, 0xFFFF):
+            check = (int.from_bytes(packet[at : at + 2], "big") ^ other).to_bytes(2, "big")
+            changed = packet[:at] + check + packet[at + 2 :]
+            assert self.run(nic, from_core(changed)).data == to_peer(one_hop_less(changed))
+
+    @pytest.mark.parametrize("protocol", [TCP, UDP])
+    def test_checksum_of_a_fragment(self, nic: Rig, protocol: int) -> None:
+        """A sender finishes it before it cuts a packet into pieces; and other protocols have none there."""
+        packet, _ = self.unfinished(REMOTE, protocol, b"data")
+        for other in (
+            ip(REMOTE, ADDRESS, packet[20:], protocol=protocol, flags=0x2000),
+            ip(REMOTE, ADDRESS, packet[20:], protocol=47),
+        ):
+            expected = to_peer(one_hop_less(other))
+            assert self.run(nic, from_core(other)).data[: len(expected)] == expected
+
+    def unfinished(self, source: str, protocol: int, data: bytes) -> tuple[bytes, int]:
+        """A packet as a kernel gives it to a NIC that computes checksums, and where the checksum stands."""
+        header = bytes(range(20 if protocol == TCP else 8))
+        at = 16 if protocol == TCP else 6
+        size = len(header) + len(data)
+        if ":" in source:
+            packet = ip6(source, ADDRESS6, header + data, following=protocol)
+            pseudo = packet[8:40] + struct.pack(">II", size, protocol)
+        else:
+            packet = ip(source, ADDRESS, header + data, protocol=protocol)
+            pseudo = packet[12:20] + struct.pack(">HH", protocol, size)
+        at += len(packet) - size
+        return packet[:at] + words(pseudo).to_bytes(2, "big") + packet[at + 2 :], at
+
+    @pytest.mark.parametrize("packet", [BACK, BACK6])
+    def test_driver_that_takes_none(self, nic: Rig, packet: bytes) -> None:
+        nic.redirect_to()
+        self.passes(nic, from_core(packet))
+
     def test_nic_that_is_not_ours(self, nic: Rig) -> None:
         nic.maps["nics"].delete(U32.pack(LO))
         self.passes(nic, from_core(BACK))
 
     @pytest.mark.parametrize("padding", [1, 14, 500])
     def test_padding(self, nic: Rig, padding: int) -> None:
-        done = self.run(nic, from_core(BACK) + bytes(padding))
-        kept = bytes(padding) if len(BACK) + 14 + padding <= 60 else b""
-        assert done.data == to_peer(one_hop_less(BACK)) + kept
+        for packet in (BACK, udp(REMOTE, ADDRESS, bytes(100))):
+            done = self.run(nic, from_core(packet) + b"p" * padding)
+            assert done.data == to_peer(one_hop_less(packet))
 
     def test_just_fits(self, nic: Rig) -> None:
         packet = udp(REMOTE, ADDRESS, bytes(MTU - 28))

@@ -22,11 +22,10 @@ from .rig import (
     MTU,
     OUR_MAGIC,
     PEER_MAGIC,
+    PPP_ID,
     REDIRECT,
     REMOTE,
     REMOTE6,
-    SLOT,
-    TX,
     Rig,
     data,
     from_stack,
@@ -51,7 +50,7 @@ class Reader:
         found = []
         for record in self.records():
             event = layout.fields(layout.EVENT, record[: layout.EVENT.size])
-            assert (event["kind"], event["slot"], event["generation"]) == (layout.EVENT_MIRROR, SLOT, GENERATION)
+            assert (event["kind"], event["ppp_id"], event["generation"]) == (layout.EVENT_MIRROR, PPP_ID, GENERATION)
             found.append((event["way"], record[layout.EVENT.size :][: event["length"]]))
         return found
 
@@ -107,7 +106,7 @@ def test_what_goes_no_further(rig: Rig, reader: Reader) -> None:
     for frame in frames:
         rig.up(frame)
     assert reader.frames() == [(UP, frame) for frame in frames]
-    assert rig.up(session_frame(ppp(LCP, echo(9, PEER_MAGIC)))).verdict == TX
+    assert rig.up(session_frame(ppp(LCP, echo(9, PEER_MAGIC)))).verdict == REDIRECT
     (first, asked), (second, answered) = reader.frames()
     assert (first, second) == (UP, DOWN)
     assert asked[22:] == echo(9, PEER_MAGIC)

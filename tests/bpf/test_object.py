@@ -50,22 +50,28 @@ def test_a_source_that_moved(tmp_path: Path) -> None:
     """The check notices a changed source, a new one, and another object."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/bpf", tmp_path / "scripts")
-    bpf = tmp_path / "npppy/pipex/bpf"
-    shutil.copytree(ROOT / "npppy/pipex/bpf", bpf)
+    for folder in ("npppy/pipex/bpf", "bench/bpf"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     assert not check(tmp_path)
-    for name, text in (("mss.h", b"/* more */\n"), ("new.h", b""), ("pipex.o", b"\0")):
-        old = (bpf / name).read_bytes() if (bpf / name).exists() else None
-        (bpf / name).write_bytes((old or b"") + text)
+    for path, text in (
+        ("npppy/pipex/bpf/mss.h", b"/* more */\n"),
+        ("npppy/pipex/bpf/new.h", b""),
+        ("npppy/pipex/bpf/pipex.o", b"\0"),
+        ("bench/bpf/wire.c", b"/* more */\n"),
+    ):
+        file = tmp_path / path
+        old = file.read_bytes() if file.exists() else None
+        file.write_bytes((old or b"") + text)
         assert "make bpf" in check(tmp_path)
         if old is None:
-            (bpf / name).unlink()
+            file.unlink()
         else:
-            (bpf / name).write_bytes(old)
+            file.write_bytes(old)
 
 
-def members() -> dict[str, tuple[int, dict[str, int]]]:
+def members(path: str = OBJECT) -> dict[str, tuple[int, dict[str, int]]]:
     """Size and offsets of members of each struct, from the object's BTF."""
-    elf = Path(OBJECT).read_bytes()
+    elf = Path(path).read_bytes()
     (sections_at,) = struct.unpack_from("<Q", elf, 40)
     size, count, names = struct.unpack_from("<HHH", elf, 58)
     sections = [struct.unpack_from("<IIQQQQ", elf, sections_at + index * size) for index in range(count)]

@@ -14,10 +14,10 @@ _LAB = pytest.StashKey[Lab]()
 _numbers = itertools.count()
 
 
-@pytest.fixture
+@pytest.fixture(params=["user", "ebpf"])
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """Namespaces without npppyd: the test starts it."""
-    lab = Lab(tmp_path, next(_numbers))
+    lab = Lab(tmp_path, next(_numbers), request.param)
     request.node.stash[_LAB] = lab
     try:
         lab.build()

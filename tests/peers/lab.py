@@ -16,17 +16,25 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from npppy.control.client import Connection
+from npppy.pipex.ebpf.layout import COUNT_RECORD, COUNTERS, U32
+from npppy.pipex.ebpf.maps import default_pins
+from npppy.pipex.ebpf.pins import editions
+from npppy.pipex.ebpf.plumbing import ethtool
 
 #: Seconds that anything may take; an emulated guest is 10 to 20 times slower.
 PATIENCE = 300.0 if os.environ.get("NPPPY_GUEST") == "tcg" else 30.0
@@ -58,6 +66,7 @@ _CONFIG = """
 {top}
 tunnel ACCESS protocol pppoe {{
     listen on interface {listen}
+    {pipex}
     {tunnel}
 }}
 ipcp POOL {{
@@ -75,6 +84,20 @@ bind tunnel from ACCESS authenticated by LOCAL to tun0
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
+#: <linux/ethtool.h>
+ETHTOOL_STXCSUM = 0x17
+ETHTOOL_SGRO = 0x2C
+
+#: How data may be carried, by the name of a test's parameter, and what the tunnel says then.  "user" does it in Python
+#: with the kernel's own forwarding, and so as it is without pipex.
+MODES = {
+    "user": "pipex user",
+    "ebpf": "pipex ebpf",
+    "fast": "pipex ebpf\n    pipex-forward fast",
+}
+#: For tests of more than those that the fixture has by itself, or of fewer.
+EVERY_MODE = pytest.mark.parametrize("lab", MODES, indirect=True)
+KERNEL_MODES = pytest.mark.parametrize("lab", ["ebpf", "fast"], indirect=True)
 
 _indexes = itertools.count(1000)
 
@@ -97,9 +120,10 @@ class Program:
         self.name = name
         self._log = log
         with log.open("wb") as out:
-            # `ip netns exec` becomes the program: its process is the one that is ended.
+            # nsenter becomes the program: its process is the one that is ended.  `ip netns exec` would give it a file
+            # system of pins of its own, too.
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", namespace, *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                ["nsenter", f"--net=/run/netns/{namespace}", *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
 
     @property
@@ -186,8 +210,10 @@ class Npppyd(Program):
 class Lab:
     """The namespaces, npppyd and the pppds of one test."""
 
-    def __init__(self, where: Path, number: int) -> None:
+    def __init__(self, where: Path, number: int, mode: str) -> None:
         self.where = where
+        #: One of MODES.
+        self.mode = mode
         self.sub, self.bng, self.net, self.lan = (f"{name}{number}" for name in ("sub", "bng", "net", "lan"))
         self.programs: list[Program] = []
         self.socket = where / "npppyd.sock"
@@ -198,33 +224,48 @@ class Lab:
     def build(self) -> None:
         for namespace in (self.sub, self.bng, self.net, self.lan):
             run("ip", "netns", "add", namespace)
+        self.plug("eth1", self.sub, "sub0")
+        self.plug("up0", self.net, "host0")
         self.ip(
             self.bng,
-            veth("eth1", "sub0", self.sub),
-            veth("up0", "host0", self.net),
             "link set lo up",
-            "link set eth1 up",
-            "link set up0 up",
             f"address add {UPLINK}/24 dev up0",
         )
         self.ip(
             self.sub,
             veth("home0", "lan0", self.lan),
             "link set lo up",
-            "link set sub0 up",
             "link set home0 up",
         )
         self.ip(self.lan, "link set lo up", "link set lan0 up")
         self.ip(
             self.net,
             "link set lo up",
-            "link set host0 up",
             f"address add {WORLD}/24 dev host0",
             f"route add default via {UPLINK}",
         )
         for namespace in (self.sub, self.bng):
-            with inside(namespace):
-                Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+            self.sysctl(namespace, "net/ipv4/ip_forward", 1)
+        for namespace in (self.sub, self.bng, self.net, self.lan):
+            # Every ICMP error is to be seen.
+            self.sysctl(namespace, "net/ipv4/icmp_ratelimit", 0)
+        for name in ("all", "default"):
+            # Two subscribers, whom it would refer to each other, are on one interface, but not on one wire.
+            self.sysctl(self.bng, f"net/ipv4/conf/{name}/send_redirects", 0)
+        if self.mode == "fast":
+            # A virtual wire carries checksums that are yet to be completed, which nothing on the way of such packets
+            # does.  Those of a network card are complete.
+            with inside(self.net):
+                ethtool("host0", ETHTOOL_STXCSUM, 0)
+
+    def plug(self, name: str, namespace: str, other: str) -> None:
+        """Join npppyd's interface *name* to *other*, and switch both on."""
+        self.ip(self.bng, veth(name, other, namespace), f"link set {name} up")
+        self.ip(namespace, f"link set {other} up")
+        # A virtual Ethernet device takes frames that XDP redirects to it only if its other end has NAPI, which comes
+        # with GRO.  Network cards have it.
+        with inside(namespace):
+            ethtool(other, ETHTOOL_SGRO, 1)
 
     def close(self) -> None:
         for program in reversed(self.programs):
@@ -232,6 +273,8 @@ class Lab:
         self._sockets.close()
         for namespace in (self.sub, self.bng, self.net, self.lan):
             subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True)
+        # Nobody told npppyd to end.
+        shutil.rmtree(self.pins, ignore_errors=True)
 
     def is_sound(self) -> None:
         """No npppyd of this test has made a mistake, and real peers have sent nothing that breaks its format."""
@@ -259,7 +302,7 @@ class Lab:
     def rewrite(self, tunnel: str = "", *, ipcp: str = "", top: str = "", listen: str = "eth1") -> None:
         """Write the configuration."""
         lines = "\n    ".join(line.strip() for line in tunnel.strip().splitlines())
-        self._conf.write_text(_CONFIG.format(top=top, tunnel=lines, ipcp=ipcp, listen=listen))
+        self._conf.write_text(_CONFIG.format(top=top, tunnel=lines, ipcp=ipcp, listen=listen, pipex=MODES[self.mode]))
 
     def start_again(self) -> None:
         """Start npppyd with the configuration as it is."""
@@ -270,12 +313,11 @@ class Lab:
         self.programs.append(self.daemon)
         self.daemon.says(r"npppyd \S+ started")
 
-    def ask(self, command: str, **filters: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def ask(self, command: str, **fields: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The rows and the result of a command on the control socket; npppyctl's own start costs half a second."""
         connection = Connection(str(self.socket))
         try:
-            request = {"command": command, "filters": filters} if command != "daemon" else {"command": command}
-            answer = connection.ask(request)
+            answer = connection.ask({"command": command, **fields})
             rows = [row for part in answer for row in part]
             return rows, answer.done
         finally:
@@ -283,7 +325,10 @@ class Lab:
 
     def sessions(self, **filters: Any) -> list[dict[str, Any]]:
         """The sessions that are up, or those of a filter."""
-        return self.ask("session", **filters)[0]
+        return self.ask("session", filters=filters)[0]
+
+    def clear(self, **filters: Any) -> None:
+        self.ask("clear", filters=filters)
 
     def status(self) -> dict[str, Any]:
         return self.ask("daemon")[1]
@@ -294,10 +339,38 @@ class Lab:
         assert len(rows) == 1
         return rows[0]
 
+    @property
+    def pins(self) -> Path:
+        """Where npppyd pins its maps."""
+        return default_pins(str(self.socket))
+
+    def paths(self) -> Counter[str]:
+        """What the programs have counted, in packets, by the names of enum pipex_counter; npppyd has no part in it."""
+        found: Counter[str] = Counter()
+        if self.mode != "user":
+            with contextlib.closing(editions(self.pins)[-1].map("counts")) as counts:
+                for index, name in enumerate(COUNTERS):
+                    pairs = COUNT_RECORD.iter_unpack(counts.get(U32.pack(index)) or b"")
+                    found[name] = sum(packets for packets, _ in pairs)
+        return found
+
+    def entries(self) -> dict[str, int]:
+        """How many sessions, and addresses and networks of sessions, the pinned maps hold."""
+        with contextlib.ExitStack() as stack:
+            maps = {
+                name: stack.enter_context(contextlib.closing(editions(self.pins)[-1].map(name)))
+                for name in ("sessions", "hosts4", "nets4", "nets6", "slots")
+            }
+            # An array has all its elements; those in use have a generation.
+            return {
+                name: sum(name != "slots" or any(value[:4]) for _, value in item.items()) for name, item in maps.items()
+            }
+
     def is_empty(self) -> bool:
-        """Nothing is left of any session: no half-open one, address, timer or record."""
+        """Nothing is left of any session: no half-open one, address, timer or record, and no entry in the kernel."""
         status = self.status()
-        return not any(status[what] for what in ("sessions", "half_open", "bound", "timers", "addresses", "journal"))
+        held = [status[what] for what in ("sessions", "half_open", "bound", "timers", "addresses", "journal")]
+        return not any(held) and (self.mode == "user" or not any(self.entries().values()))
 
     def empties(self) -> None:
         try:
@@ -330,13 +403,14 @@ class Lab:
         user: str = "alice",
         password: str = "wonderland",
         link: Sequence[str] = ("plugin", "rp-pppoe.so", "sub0"),
+        namespace: str = "",
     ) -> Pppd:
         """Start pppd, which goes on by itself."""
         number = sum(isinstance(program, Pppd) for program in self.programs)
         argv = ["pppd", *link, "user", user, "password", password, "noauth", "nodetach", "debug", "nodefaultroute"]
         # It is not to look up the machine's name, nor are the machine's scripts to write its resolv.conf.
         argv += ["noipdefault", "ip-up-script", "/bin/true", "ip-down-script", "/bin/true", *options]
-        pppd = Pppd(f"pppd-{number}", self.sub, argv, self.where / f"pppd-{number}.log")
+        pppd = Pppd(f"pppd-{number}", namespace or self.sub, argv, self.where / f"pppd-{number}.log")
         self.programs.append(pppd)
         return pppd
 
@@ -371,6 +445,10 @@ class Lab:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE)
         return done.stdout + done.stderr
 
+    def sysctl(self, namespace: str, name: str, value: int) -> None:
+        with inside(namespace):
+            Path("/proc/sys", name).write_text(str(value))
+
     def has_route(self, namespace: str, network: str) -> bool:
         return any(line.split()[:1] == [network] for line in run("ip", "-n", namespace, "route").splitlines())
 
@@ -399,6 +477,17 @@ class Lab:
         called = self._sockets.enter_context(listener.accept()[0])
         called.settimeout(PATIENCE)
         return caller, called
+
+    def finally_(self, callback: Callable[[], None]) -> None:
+        """To be called at the end of the test, before what exists by now is closed."""
+        self._sockets.callback(callback)
+
+    def datagrams(self, namespace: str) -> socket.socket:
+        """An UDP socket of a namespace."""
+        with inside(namespace):
+            sock = self._sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sock.settimeout(PATIENCE)
+        return sock
 
     def wire(self, namespace: str, name: str) -> socket.socket:
         """A packet socket on an interface."""

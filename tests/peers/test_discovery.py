@@ -68,9 +68,9 @@ def test_the_client_in_user_space(lab: Lab) -> None:
 def test_a_relay(lab: Lab) -> None:
     """Between two hosts and us, on an interface of its own; we see its MAC address, and its Relay-Session-Id."""
     lab.start("listen on interface eth2")
-    lab.ip(lab.bng, veth("eth2", "r1", lab.lan), "link set eth2 up")
+    lab.plug("eth2", lab.lan, "r1")
     lab.ip(lab.sub, veth("sub1", "r0", lab.lan), "link set sub1 up")
-    lab.ip(lab.lan, "link set r0 up", "link set r1 up")
+    lab.ip(lab.lan, "link set r0 up")
     lab.daemon.says(r"port=eth2 Link up=yes|interface=eth2 Listening .* up=yes")
     relay = lab.program("relay", lab.lan, "pppoe-relay", "-F", "-C", "r0", "-S", "r1")
     first, second = (lab.dial(link=("plugin", "rp-pppoe.so", "sub1")).up() for _ in range(2))
@@ -81,7 +81,7 @@ def test_a_relay(lab: Lab) -> None:
     # A host that is not behind the relay.
     lab.dial_up()
     lab.ping(lab.sub, WORLD)
-    lab.ask("clear", ppp_id=0)
+    lab.clear(ppp_id=0)
     first.exits()
     assert second.stop() == Exit.SIGNALLED
     lab.ended("User-Request")

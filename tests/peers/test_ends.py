@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.peers.lab import QUICK, WORLD, Exit, Lab, veth
+from tests.peers.lab import QUICK, WORLD, Exit, Lab
 
 pytestmark = pytest.mark.guest
 
@@ -84,8 +84,7 @@ def test_our_interface_vanishes(lab: Lab) -> None:
     assert lab.ended("Lost-Carrier") == "interface vanished"
     lab.empties()
     # A new one by the same name serves as the old one did.
-    lab.ip(lab.bng, veth("eth1", "sub0", lab.sub), "link set eth1 up")
-    lab.ip(lab.sub, "link set sub0 up")
+    lab.plug("eth1", lab.sub, "sub0")
     lab.daemon.says(r"interface=eth1 Listening", 2)
     lab.dial_up()
     lab.ping(lab.sub, WORLD)

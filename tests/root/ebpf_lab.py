@@ -10,15 +10,19 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import fcntl
+import hashlib
 import json
 import os
+import random
 import select
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import TracebackType
@@ -26,9 +30,11 @@ from typing import Any
 
 from npppy.config.model import Interface, Ipcp, Where
 from npppy.pipex.base import FlowSpec
+from npppy.pipex.ebpf import nics
 from npppy.pipex.ebpf.backend import EbpfBackend
 from npppy.pipex.ebpf.flow import EbpfFlow
 from npppy.pipex.ebpf.libbpf import XDP, Program, library
+from npppy.pipex.ebpf.nics import NO_TRANSMIT
 from npppy.pipex.ebpf.plumbing import NpxInterface, ethtool
 from npppy.port import Port
 from npppy.pppoe.call import PppoeEncap
@@ -39,8 +45,11 @@ WHERE = Where("npppd.conf", 1, 1)
 GATEWAY, PEER, WORLD = "10.0.0.1", "10.0.0.2", "198.51.100.2"
 POOL = IPv4Network("10.0.0.0/16")
 OURS, THEIRS = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"
+#: Of core0, and of core1.
+CORE, NEXT = b"\x02\0\0\0\x0c\x01", b"\x02\0\0\0\x0c\x02"
 SESSION = b"\x88\x64\x11\x00"
 IP = b"\x00\x21"
+IP6 = b"\x00\x57"
 
 
 def sh(command: str, *, check: bool = True) -> str:
@@ -156,10 +165,11 @@ class Subscriber:
             if self._tun in ready:
                 packet = os.read(self._tun, 65536)
                 self.sent.append(packet)
-                self._wire.send(header + (len(packet) + 2).to_bytes(2, "big") + IP + packet)
+                protocol = IP if packet[0] >> 4 == 4 else IP6
+                self._wire.send(header + (len(packet) + 2).to_bytes(2, "big") + protocol + packet)
             if self._wire in ready:
                 data = self._wire.recv(65536)
-                if data[:18] == back and data[20:22] == IP:
+                if data[:18] == back and data[20:22] in (IP, IP6):
                     packet = data[22 : 20 + int.from_bytes(data[18:20], "big")]
                     self.received.append(packet)
                     os.write(self._tun, packet)
@@ -167,6 +177,9 @@ class Subscriber:
 
 class Lab:
     """The three namespaces, and the back end in the middle one, in which the thread is."""
+
+    #: Whether acc0 and core0 take frames, which kernels before 6.3 do not tell: their other ends have GRO.
+    gro = True
 
     def __init__(self) -> None:
         self.home = Namespace()
@@ -177,8 +190,11 @@ class Lab:
         self.pump: Subscriber | None = None
         self.npx: NpxInterface | None = None
         self.backend: EbpfBackend | None = None
-        sh(f"ip link add acc0 address {OURS.hex(':')} type veth peer name sub0 address {THEIRS.hex(':')}")
-        sh("ip link add core0 type veth peer name core1")
+        # One for each processor, as NICs have them.
+        queues = f"numtxqueues {os.cpu_count()} numrxqueues {os.cpu_count()}"
+        for name, mac, peer, peer_mac in (("acc0", OURS, "sub0", THEIRS), ("core0", CORE, "core1", NEXT)):
+            ends = f"{name} {queues} address {mac.hex(':')} type veth peer name {peer} {queues}"
+            sh(f"ip link add {ends} address {peer_mac.hex(':')}")
         self._move("sub0", self.subscriber)
         self._move("core1", self.world)
         sh("ip link set acc0 up")
@@ -210,9 +226,10 @@ class Lab:
 
     async def open(self, capacity: int = 100, pins: Path | None = None, **more: Any) -> EbpfBackend:
         """The back end, with tun0 and acc0 attached."""
+        nics.NO_TRANSMIT = NO_TRANSMIT - {"veth"} if self.gro else NO_TRANSMIT
         self.backend = EbpfBackend.open(capacity, pins, **more)
         self.npx = self.add_interface(interface())
-        self.backend.attach_access("acc0", self.ifindex)
+        self.backend.attach_access(socket.if_indextoname(self.ifindex), self.ifindex)
         asyncio.get_running_loop().add_reader(self.access, self._frame)
         return self.backend
 
@@ -226,7 +243,7 @@ class Lab:
     def add(self, session: int, address: str = PEER, **more: Any) -> EbpfFlow:
         """A session of the subscriber."""
         assert self.backend is not None
-        port = more.pop("port", Port("acc0"))
+        port = more.pop("port", Port(socket.if_indextoname(self.ifindex)))
         mac = more.pop("mac", THEIRS)
         values: dict[str, Any] = {
             "session": session,
@@ -251,10 +268,56 @@ class Lab:
                 session, length = struct.unpack(">HH", data[16:20])
                 if data[20:22] == IP:
                     self.flows[session].input(data[22 : 20 + length], time.monotonic())
+                elif data[20:22] == IP6:
+                    self.flows[session].input6(data[22 : 20 + length], time.monotonic())
                 else:
                     self.control.append(data)
         except BlockingIOError:
             pass
+
+    def far(self) -> None:
+        """There are more networks behind the world; it never has to be asked for its address."""
+        sh(f"ip route add 203.0.113.0/24 via {WORLD}")
+        sh(f"ip neighbour add {WORLD} lladdr {NEXT.hex(':')} dev core0 nud permanent")
+
+    def serve(self, name: str) -> None:
+        """Subscribers are on another interface from now on, of our address."""
+        self.access.close()
+        self.ifindex = socket.if_nametoindex(name)
+        self.access = packet_socket(name, 0x8864)
+        self.access.setblocking(False)
+
+    async def transfer(self, *, up: bool, world: bool = True) -> int:
+        """Data in bulk between the subscriber's kernel and the world's, or ours; returns how many octets."""
+        address = WORLD if world else GATEWAY
+        server = (self.world if world else self.home).socket(socket.SOCK_STREAM, (address, 5000))
+        server.listen()
+        client = self.subscriber.socket(socket.SOCK_STREAM)
+        client.setblocking(False)
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(client, (address, 5000)), 10)
+        server.settimeout(10)
+        accepted, _ = server.accept()
+        sender, receiver = (client, accepted) if up else (accepted, client)
+        sender.setblocking(True)
+        receiver.setblocking(True)
+        data = random.Random(1).randbytes(1 << 20) * 4
+
+        def receive() -> bytes:
+            whole = hashlib.sha256()
+            while piece := receiver.recv(1 << 16):
+                whole.update(piece)
+            return whole.digest()
+
+        def send() -> None:
+            sender.sendall(data)
+            sender.shutdown(socket.SHUT_WR)
+
+        async with asyncio.timeout(60):
+            _, digest = await asyncio.gather(asyncio.to_thread(send), asyncio.to_thread(receive))
+        assert digest == hashlib.sha256(data).digest()
+        for made in (server, client, accepted):
+            made.close()
+        return len(data)
 
     def seen(self, tun: str = "tun0") -> int:
         """Packets that the kernel has given to Python by the tun."""
@@ -301,3 +364,69 @@ def attach_foreign(name: str, program: Program) -> None:
 def gro(name: str) -> None:
     """Switch GRO on."""
     ethtool(name, 0x2C, 1)
+
+
+def xdp(name: str) -> str:
+    """The name of the XDP program of an interface."""
+    link = json.loads(sh(f"ip -j -d link show {name}"))[0]
+    found: str = link.get("xdp", {}).get("prog", {}).get("name", "")
+    return found
+
+
+def links() -> set[str]:
+    return {name for _, name in socket.if_nameindex()}
+
+
+@contextmanager
+def bpffs(path: Path) -> Iterator[Path]:
+    """A directory for pins, on a BPF file system of our own."""
+    assert LIBC.mount(b"bpf", os.fsencode(path), b"bpf", 0, None) == 0, os.strerror(ctypes.get_errno())
+    try:
+        yield path / "npppy"
+    finally:
+        assert LIBC.umount(os.fsencode(path)) == 0
+
+
+#: For another process: a lab in the devices that are there, and fewer rights.
+PROLOGUE = """
+import asyncio, ctypes, logging, os, struct, sys
+from pathlib import Path
+from npppy.pipex.ebpf.maps import PipexMaps
+from npppy.pipex.ebpf.plumbing import teardown
+from npppy.pipex.ebpf.probe import choose, why_not
+from tests.root.ebpf_lab import *
+
+def capabilities(*numbers, user=0):
+    libc = ctypes.CDLL(None)
+    if user:
+        # A tun device that all may open, as most systems have it; in a mount namespace of our own.
+        assert libc.unshare(0x20000) == 0 and libc.mount(b"none", b"/", None, 0x44000, None) == 0
+        assert libc.mount(b"tmpfs", b"/dev/net", b"tmpfs", 0, None) == 0
+        os.mknod("/dev/net/tun", 0o20666, os.makedev(10, 200))
+        os.chmod("/dev/net/tun", 0o666)
+        assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    mask = sum(1 << number for number in numbers)
+    data = struct.pack("<6I", mask & 0xFFFFFFFF, mask & 0xFFFFFFFF, 0, mask >> 32, mask >> 32, 0)
+    assert libc.capset(struct.pack("<Ii", 0x20080522, 0), data) == 0
+
+def existing_lab():
+    lab = Lab.__new__(Lab)
+    lab.flows, lab.pump, lab.ifindex = {}, None, socket.if_nametoindex("acc0")
+    lab.access = packet_socket("acc0", 0x8864)
+    return lab
+"""
+
+
+def process(body: str) -> subprocess.CompletedProcess[str]:
+    """Run the body of a coroutine in another process, with a lab of its own in the devices that are there."""
+    script = f"""{PROLOGUE}
+async def main():
+    lab = existing_lab()
+    {body}
+asyncio.run(main())
+"""
+    root = Path(__file__).parents[2]
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from bench.figures import BenchError
+from bench.kernel import Reached
+from bench.lab import BEYOND, THEIRS, Lab, until
+from bench.packets import Frames
+from bench.wire import Wire
 
 pytestmark = pytest.mark.root
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
+
+WAYS = ("up", "down")
+#: Ways of forwarding, and what is to be reached with one session.
+MODES = {"stack": 0.90, "fast": 2.5}
+BLOCKS = ("filter", "mss", "count", "idle", "police", "mirror")
 
 KEYS = {"name", "value", "unit", "target", "better", "baseline", "machine", "commit"}
 
@@ -53,6 +69,136 @@ def test_figures_are_printed_and_kept(tmp_path: Path) -> None:
         (line,) = (line for line in out.splitlines() if line.startswith(f"{figure['name']} "))
         assert figure["target"] is None or line.rstrip().endswith(("met", "missed"))
     assert nothing_left(tmp_path)
+
+
+def test_figures_of_packets(tmp_path: Path) -> None:
+    process = bench(tmp_path, "--sessions", "20", "--pairs", "1", "pipex", "blocks", "tcp")
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    figures = {it["name"]: it for it in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
+    blocks = {f"pipex.block.{name}.{way}" for name in BLOCKS for way in WAYS} - {"pipex.block.filter.down"}
+    rows = [f"{way}.{size}{many}" for way in WAYS for size in (64, 1400) for many in ("", ".20")]
+    ratios = {f"pipex.{mode}.{row}" for mode in MODES for row in rows}
+    rates = {f"{name}.rate" for name in ratios} | {f"pipex.user.{row}" for row in rows}
+    throughputs = {f"tcp.{mode}.{way}" for mode in MODES for way in WAYS}
+    others = {f"pipex.user.{row}.core" for row in rows}
+    others |= {f"pipex.session.{what}" for what in ("memory", "add", "remove")}
+    assert figures.keys() == blocks | ratios | rates | throughputs | others | {"pipex.python_packets"}
+    for name, figure in figures.items():
+        assert figure.keys() == KEYS
+        # A block may cost less than can be measured.
+        assert name in blocks or name == "pipex.python_packets" or figure["value"] > 0
+        assert (figure["baseline"] is not None) == (name in rates | throughputs)
+        assert figure["target"] == target(name)
+    assert figures["pipex.python_packets"]["value"] == 0
+    assert nothing_left(tmp_path)
+
+
+def target(name: str) -> float | None:
+    if name == "pipex.python_packets":
+        return 0
+    one, mode = name.removesuffix(".64").removesuffix(".1400"), name.split(".")[1]
+    return MODES[mode] if mode in MODES and one in {f"pipex.{mode}.{way}" for way in WAYS} else None
+
+
+@pytest.fixture
+def core() -> Iterator[None]:
+    """As the bench runs: on the generator's core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {THEIRS})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("core")
+class TestWire:
+    """Plain forwarding, by the kernel alone."""
+
+    def test_all_arrive_as_they_should(self) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            for way in WAYS:
+                stream = Frames(lab).plain(way, 64, 3)
+                wire.load(stream)
+                assert wire.deliver(stream, 1000) == 1000
+
+    @pytest.mark.parametrize("at", [0, 13 + 9, 42, 50, 77])
+    def test_wrong_octets_are_noticed(self, at: int) -> None:
+        """Of all that a small packet has; its length and type tell which frames are ours."""
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("up", 64, 1)
+            right = bytearray(stream.arriving[0])
+            right[at] ^= 1
+            wrong = replace(stream, arriving=[bytes(right)])
+            wire.load(wrong)
+            with pytest.raises(BenchError, match="otherwise than they went in"):
+                wire.deliver(wrong, 10)
+
+    def test_wrong_octets_in_the_middle_are_noticed(self) -> None:
+        """The kernel does not look there, but some frames are compared whole."""
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("up", 1400, 1)
+            right = bytearray(stream.arriving[0])
+            right[700] ^= 1
+            wrong = replace(stream, arriving=[bytes(right)])
+            wire.load(wrong)
+            with pytest.raises(BenchError, match="is not what went in"):
+                wire.deliver(wrong, 10)
+
+    def test_what_is_lost_is_noticed(self) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            lab.bng.ip(f"route delete {BEYOND}")
+            stream = Frames(lab).plain("up", 64, 1)
+            wire.load(stream)
+            with pytest.raises(BenchError, match="of 1000 packets only 0 arrive"):
+                wire.deliver(stream, 1000)
+
+    def test_frames_that_differ_too_late(self) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("up", 1400, 2)
+            with pytest.raises(BenchError, match="differ where they must not"):
+                wire.load(replace(stream, sent=[stream.sent[0], stream.sent[1][:-1] + b"?"]))
+
+    def test_a_steady_stream(self) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("down", 64, 1)
+            wire.load(stream)
+            rate, other = wire.sustained(stream, 0.2, 20_000, time.perf_counter)
+        # No more are sent.
+        assert rate < 25_000
+        assert other == pytest.approx(rate, rel=0.01)
+
+
+def ends(lab: Lab) -> Wire:
+    return Wire([(lab.sub, "sub0"), (lab.net, "host0")])
+
+
+def test_packets_that_reach_a_process_are_counted() -> None:
+    """On its packet sockets of whatever kind, read or not, and on its tun."""
+    with Lab() as lab, contextlib.ExitStack() as stack:
+        with lab.bng:
+            fd = os.open("/dev/net/tun", os.O_RDWR)
+            stack.callback(os.close, fd)
+            fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"tun0", 0x1001))
+            sock = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+            sock.bind(("eth1", 0x8864))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        lab.bng.ip("link set tun0 up", "address add 10.0.0.1/24 dev tun0")
+        reached = Reached(lab.bng, os.getpid(), "tun0")
+        stack.callback(reached.close)
+        reached.count()
+        with lab.sub, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender:
+            sender.bind(("sub0", 0))
+            # No more than the veth holds.
+            for _ in range(200):
+                sender.send(b"\xff" * 6 + bytes(6) + b"\x88\x64" + bytes(50))
+        with lab.bng, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(7):
+                sender.sendto(b"", ("10.0.0.2", 9))
+                # The kernel counts what is read of a tun, or dropped.
+                os.read(fd, 100)
+        found = [0]
+        until(lambda: found.append(reached.count()) or sum(found) >= 207, "they are counted")
+        assert sum(found) == 207
 
 
 def test_what_cannot_be_measured_is_a_failure(tmp_path: Path) -> None:

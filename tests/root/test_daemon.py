@@ -58,20 +58,33 @@ def links(netns: None) -> None:
 class Npppyd:
     """A daemon in the foreground, on a configuration of its own."""
 
-    def __init__(self, path: Path, config: str = CONFIG) -> None:
+    def __init__(self, path: Path, pipex: str = "user") -> None:
         self.path = path
+        #: The back end.
+        self.pipex = pipex
         self.file = path / "npppd.conf"
         self.socket = path / "npppyd.sock"
         self.log = path / "log"
-        self.file.write_text(config)
+        self.write(CONFIG)
         if not (path / "users").exists():
             (path / "users").touch(0o600)
             (path / "users").write_text("alice:password=wonderland:\n")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Npppyd:
+    def write(self, config: str) -> None:
+        self.file.write_text(config.replace("protocol pppoe {", f"protocol pppoe {{ pipex {self.pipex}", 1))
+
+    def device(self, interface: str) -> str:
+        """The device that has the address and the routes of an ``interface`` line."""
+        if self.pipex == "user":
+            return interface
+        links = json.loads(ip("-j link show"))
+        return next(link["ifname"] for link in links if link.get("ifalias") == f"npppy {interface}")
+
+    def start(self, *enter: str) -> Npppyd:
+        """*enter*: a command that runs the one behind it."""
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "npppy.daemon", "-d", "-f", str(self.file), "-s", str(self.socket)]
+            command = [*enter, sys.executable, "-m", "npppy.daemon", "-d", "-f", str(self.file), "-s", str(self.socket)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(lambda: self.process and (self.process.poll() is not None or self.answers()), "npppyd answers")
         return self
@@ -92,7 +105,7 @@ class Npppyd:
     def reload(self, config: str) -> None:
         assert self.process
         before = self.log.read_text().count("reload")
-        self.file.write_text(config)
+        self.write(config)
         self.process.send_signal(signal.SIGHUP)
         wait_for(lambda: self.log.read_text().count("reload") > before, "reloaded")
 
@@ -103,9 +116,9 @@ class Npppyd:
         return self.process.wait(PATIENCE)
 
 
-@pytest.fixture
-def npppyd(links: None, tmp_path: Path) -> Iterator[Npppyd]:
-    daemon = Npppyd(tmp_path)
+@pytest.fixture(params=["user", "ebpf"])
+def npppyd(links: None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Npppyd]:
+    daemon = Npppyd(tmp_path, request.param)
     yield daemon
     if daemon.process and daemon.process.poll() is None:
         daemon.process.kill()
@@ -116,10 +129,14 @@ def npppyd(links: None, tmp_path: Path) -> Iterator[Npppyd]:
 def test_start_and_stop_leave_nothing(npppyd: Npppyd, number: int) -> None:
     npppyd.start()
     assert "10.64.0.0/24" in ip("route show proto 112")
-    assert "10.64.0.1" in ip("addr show dev tun0")
+    assert "10.64.0.1" in ip(f"addr show dev {npppyd.device('tun0')}")
     assert npppyd.state()["pools"] == {"POOL": {"size": 255, "used": 0}}
+    links = ip("link show")
     assert npppyd.stop(number) == 0
-    assert "tun0" not in ip("link show")
+    assert [name for name in ("tun0", "npx0", "npx1") if name in links] == (
+        ["tun0"] if npppyd.pipex == "user" else ["tun0", "npx0", "npx1"]
+    )
+    assert not any(word in ip("link show") for word in ("tun0", "npx", "xdp"))
     assert ip("route show proto 112") == ""
     assert not npppyd.socket.exists()
     assert npppyd.logged("npppyd stopped")
@@ -127,7 +144,7 @@ def test_start_and_stop_leave_nothing(npppyd: Npppyd, number: int) -> None:
 
 def test_a_second_daemon_is_refused_and_harms_nothing(npppyd: Npppyd, tmp_path: Path) -> None:
     npppyd.start()
-    second = Npppyd(tmp_path)
+    second = Npppyd(tmp_path, npppyd.pipex)
     second.log = tmp_path / "second.log"
     second.start()
     assert second.process
@@ -153,7 +170,7 @@ def test_a_start_that_fails_says_why_and_cleans_up(npppyd: Npppyd, break_it: Cal
 
 
 def test_errors_of_the_configuration_are_printed_and_nothing_starts(npppyd: Npppyd) -> None:
-    npppyd.file.write_text(CONFIG.replace("listen on", "lisen on").replace("POOL {", "POOL {\n    max-session x"))
+    npppyd.write(CONFIG.replace("listen on", "lisen on").replace("POOL {", "POOL {\n    max-session x"))
     npppyd.start()
     assert npppyd.stop() == 1
     text = npppyd.log.read_text()
@@ -186,14 +203,15 @@ def test_reload_moves_pools_interfaces_and_listeners(npppyd: Npppyd) -> None:
     npppyd.reload(new.replace("tun0", "tun5").replace("10.64.0.1", "10.65.0.1"))
     wait_for(lambda: npppyd.logged("pppoe interface=acc2 Listening"), "it listens")
     assert npppyd.logged("pppoe interface=acc Closed")
-    assert ip("route show proto 112").split()[:3] == ["10.65.0.0/25", "dev", "tun5"]
+    assert ip("route show proto 112").split()[:3] == ["10.65.0.0/25", "dev", npppyd.device("tun5")]
     assert "tun0" not in ip("link show")
     assert npppyd.state()["pools"] == {"POOL": {"size": 127, "used": 0}}
     npppyd.reload(CONFIG.replace("10.64.0.0/24", "10.64.0.0/24\n    pool-address 192.0.2.0/28"))
-    assert "192.0.2.0/28 dev tun0" in ip("route show proto 112")
-    assert "mtu 1492" in ip("link show dev tun0")
+    device = npppyd.device("tun0")
+    assert f"192.0.2.0/28 dev {device}" in ip("route show proto 112")
+    assert "mtu 1492" in ip(f"link show dev {device}")
     npppyd.reload(CONFIG.replace("listen on interface acc", "listen on interface acc\n    mru 1400"))
-    assert "mtu 1400" in ip("link show dev tun0")
+    assert "mtu 1400" in ip(f"link show dev {device}")
     assert npppyd.stop() == 0
     assert "Traceback" not in npppyd.log.read_text()
 
@@ -205,7 +223,7 @@ def test_reload_with_an_interface_that_cannot_be_had_keeps_the_rest(npppyd: Nppp
     other = "ipcp OTHER {\n    pool-address 10.70.0.0/24\n}\n"
     npppyd.reload(CONFIG + other + extra)
     assert npppyd.logged("tun9: an interface of this name exists already")
-    assert "10.64.0.0/24 dev tun0" in ip("route show proto 112")
+    assert f"10.64.0.0/24 dev {npppyd.device('tun0')}" in ip("route show proto 112")
     assert "10.70" not in ip("route show proto 112")
     assert npppyd.stop() == 0
 

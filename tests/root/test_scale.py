@@ -34,9 +34,9 @@ KEEPALIVE = """
 """
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path, os.getpid())
+@pytest.fixture(params=["user", "ebpf"])
+def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    lab = Lab(tmp_path, os.getpid(), request.param)
     try:
         lab.build()
         yield lab

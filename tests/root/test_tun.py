@@ -419,6 +419,27 @@ class TestRoutes:
 
 
 class TestLinkMonitor:
+    def test_any_news(self, run: Run) -> None:
+        """Of links and addresses, watched or not; of routes there are none."""
+
+        async def main() -> None:
+            told = 0
+
+            def tell() -> None:
+                nonlocal told
+                told += 1
+
+            monitor = LinkMonitor(lambda state: None, tell)
+            # An address of lo is news of no link.
+            sh("ip address add 192.0.2.1/24 dev lo")
+            await until(lambda: told)
+            told = 0
+            sh("ip link add veth0 type veth peer name veth1")
+            await until(lambda: told)
+            monitor.close()
+
+        run(main())
+
     def test_changes(self, run: Run) -> None:
         reports: list[LinkState] = []
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from npppy.control.info import Listener, SessionInfo
 from npppy.control.protocol import VERSION
-from npppy.pipex.base import Counters
+from npppy.pipex.base import Counters, Police
 
 START = 1_700_000_000.0
 
@@ -29,6 +29,8 @@ ALICE = SessionInfo(
     start=START,
     duration=42.9,
     counters=Counters(999, 10, 0, 1536, 12, 1),
+    pipex="ebpf",
+    police_down=Police(1_250_000, 125_000),
 )
 #: A name of 24 characters is not cut, and what could harm a terminal or a column is escaped.
 BOB = replace(
@@ -44,10 +46,21 @@ BOB = replace(
     tunnel_from="203.0.113.250:1701",
     duration=93784.0,
     counters=Counters(2_000_000, 1234567, 65432, 3 * 1024**3, 7654321, 0),
+    pipex="user",
+    police_down=None,
 )
 #: Still to say who it is.
 CAROL = replace(
-    ALICE, ppp_id=9, state="authenticate", username="", realm="", interface="", address="", counters=Counters()
+    ALICE,
+    ppp_id=9,
+    state="authenticate",
+    username="",
+    realm="",
+    interface="",
+    address="",
+    counters=Counters(),
+    pipex="",
+    police_down=None,
 )
 DAVE = replace(CAROL, ppp_id=10, state="terminate", username="dave")
 

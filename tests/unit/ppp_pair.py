@@ -149,6 +149,9 @@ class Sink:
     def counters(self) -> Counters:
         return Counters(in_packets=len(self.packets))
 
+    def heard(self) -> float:
+        return 0.0
+
     def last_active(self) -> float:
         return 0.0
 

@@ -79,6 +79,9 @@ class MirrorFlow:
     def counters(self) -> Counters:
         return Counters(in_packets=len(self.packets))
 
+    def heard(self) -> float:
+        return 0.0
+
     def last_active(self) -> float:
         return 0.0
 

@@ -40,7 +40,6 @@ def test_what_is_not_built_yet() -> None:
         "72:2: sessions are not encrypted: MPPE is not built yet",
         "73:2: mppe-key-length has no effect: MPPE is not built yet",
         "74:2: mppe-key-state has no effect: MPPE is not built yet",
-        "79:2: the data goes through Python, as with pipex user: pipex in eBPF is not built yet",
         "101:16: logins by this realm fail: RADIUS is not built yet",
         "102:2: eap-capable has no effect: EAP is not built yet",
     ]
@@ -54,14 +53,9 @@ def test_an_interface_a_session() -> None:
     assert len(messages) == 4
 
 
-@pytest.mark.parametrize("options", ["mppe no", "pipex no", "pipex user", ""])
+@pytest.mark.parametrize("options", ["mppe no", "pipex no", "pipex ebpf", "pipex-forward fast", ""])
 def test_what_is_built_draws_none(conf: ConfigFile, options: str) -> None:
     assert conf.tunnel_warnings(options) == []
-
-
-def test_ebpf(conf: ConfigFile) -> None:
-    (warning,) = conf.tunnel_warnings("pipex ebpf")
-    assert warning.startswith("npppd.conf:10:1: the data goes through Python")
 
 
 def test_tunnels_that_are_not_served(conf: ConfigFile) -> None:

@@ -73,6 +73,8 @@ Ppp Id = 7
           Output Bytes            : 1536 (1.5 KB)
           Output Packets          : 12
           Output Errors           : 1 (7.7%)
+          Carried By              : the kernel
+          Rate Limit Down         : 10 Mbit/s, burst 125000
 """
 BOB_BLOCK = """\
 Ppp Id = 4294967295
@@ -92,6 +94,7 @@ Ppp Id = 4294967295
           Output Bytes            : 3221225472 (3.0 GB)
           Output Packets          : 7654321
           Output Errors           : 0 (0.0%)
+          Carried By              : Python
 """
 CAROL_BLOCK = """\
 Ppp Id = 9
@@ -221,6 +224,11 @@ ALICE_JSON = {
     "out_bytes": 1536,
     "out_packets": 12,
     "out_errors": 1,
+    "pipex": "ebpf",
+    "rate_down": 10_000_000,
+    "burst_down": 125_000,
+    "rate_up": 0,
+    "burst_up": 0,
 }
 
 
@@ -244,7 +252,13 @@ def test_json_keeps_characters_beyond_the_first_plane() -> None:
     assert json.loads(format.json_line({"username": "\U0001f600\udc80"})) == {"username": "\U0001f600?"}
 
 
-@pytest.mark.parametrize("name", [*ALICE_JSON, "event", "count", "disconnected", "failed"])
+PIPEX = """
+          backend reason capacity sessions tunnels interfaces paths punts drops other maps memory
+          ns way length data slow frames lost ended
+"""
+
+
+@pytest.mark.parametrize("name", [*ALICE_JSON, "event", "count", "disconnected", "failed", *PIPEX.split()])
 def test_the_manual_has_every_json_field(name: str) -> None:
     assert f"\n.It Cm {name}\n" in (Path(ctl.__file__).parents[1] / "conf" / "npppyctl.8").read_text()
 

@@ -10,7 +10,8 @@ from npppy.control.commands import COMMANDS, Command, WordError, parse
 #: Each word in its place: the words before it, the shortest form that is not ambiguous, and the words to add.
 PLACES = [
     ("", "session", "s", "brief"),
-    ("", "clear", "c", "all"),
+    ("", "clear", "cl", "all"),
+    ("", "capture", "ca", "ppp-id 1"),
     ("", "monitor", "m", "all"),
     ("session", "brief", "b", ""),
     ("session", "packets", "p", ""),
@@ -33,6 +34,9 @@ PLACES = [
     ("monitor", "all", "al", ""),
     ("monitor", "address", "ad", "10.0.0.1"),
     ("monitor", "username", "u", "alice"),
+    ("pipex ppp-id 1", "police", "p", "off"),
+    ("pipex ppp-id 1", "user", "u", ""),
+    ("pipex ppp-id 1", "ebpf", "e", ""),
 ]
 
 
@@ -80,18 +84,61 @@ def test_clear_and_monitor_take_all_or_filters() -> None:
     assert command.endless
 
 
+def test_pipex_shows_or_changes() -> None:
+    assert parse(["pipex"])[1] == {"command": "pipex"}
+    assert parse(["pipex", "ppp-id", "7", "user"])[1] == {"command": "pipex", "ppp_id": 7, "carry": "user"}
+    assert parse(["pipex", "ppp-id", "7", "ebpf"])[1] == {"command": "pipex", "ppp_id": 7, "carry": "ebpf"}
+    assert parse(["pipex", "ppp-id", "7", "police", "off"])[1] == {"command": "pipex", "ppp_id": 7, "police": None}
+
+
+@pytest.mark.parametrize(
+    ("line", "police"),
+    [
+        ("10M/2M", {"down": 10_000_000, "up": 2_000_000}),
+        ("10M", {"down": 10_000_000, "up": 10_000_000}),
+        ("512k/64k", {"down": 512_000, "up": 64_000}),
+        ("1g/1G", {"down": 10**9, "up": 10**9}),
+        ("1.5m/0.064M", {"down": 1_500_000, "up": 64_000}),
+        ("9600/0", {"down": 9600, "up": 0}),
+        ("0.001k", {"down": 1, "up": 1}),
+        (
+            "10M/2M burst 100k",
+            {"down": 10_000_000, "up": 2_000_000, "burst_down": 100_000, "burst_up": 100_000},
+        ),
+        (
+            "10M/2M bu 100k/3000",
+            {"down": 10_000_000, "up": 2_000_000, "burst_down": 100_000, "burst_up": 3000},
+        ),
+    ],
+)
+def test_rates(line: str, police: dict[str, int]) -> None:
+    """As subscribers are told: what they receive first."""
+    request = parse(["pipex", "ppp-id", "7", "police", *line.split()])[1]
+    assert request == {"command": "pipex", "ppp_id": 7, "police": police}
+
+
+def test_capture() -> None:
+    command, request = parse(["capture", "ppp-id", "7", "-w", "x.pcap", "-c", "10", "-s", "96"])
+    assert request == {"command": "capture", "ppp_id": 7, "file": "x.pcap", "count": 10, "snaplen": 96}
+    assert command.endless
+    command.take_show(request, json=False)
+    assert request == {"command": "capture", "ppp_id": 7, "count": 10, "snaplen": 96}, "the file is npppyctl's own"
+
+
 FILTERS = "  ppp-id\n  address\n  interface\n  protocol\n  realm\n  username\n"
+
+
+TOP = "  session\n  clear\n  daemon\n  monitor\n  pipex\n  capture\n"
+RATES = "[ off | <down>[/<up>] ]"
+OPTIONS = "  -c\n  -s\n  -w\n"
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("", "missing argument:\nvalid commands/args:\n  session\n  clear\n  daemon\n  monitor\n"),
-        ("foo", "unknown argument: foo\nvalid commands/args:\n  session\n  clear\n  daemon\n  monitor\n"),
-        (
-            "sessions brief",
-            "unknown argument: sessions\nvalid commands/args:\n  session\n  clear\n  daemon\n  monitor\n",
-        ),
+        ("", f"missing argument:\nvalid commands/args:\n{TOP}"),
+        ("foo", f"unknown argument: foo\nvalid commands/args:\n{TOP}"),
+        ("sessions brief", f"unknown argument: sessions\nvalid commands/args:\n{TOP}"),
         ("session", "missing argument:\nvalid commands/args:\n  brief\n  packets\n  all\n"),
         ("session x", "unknown argument: x\nvalid commands/args:\n  brief\n  packets\n  all\n"),
         ("session all p 1", f"ambiguous argument: p\nvalid commands/args:\n  <cr>\n{FILTERS}  state\n"),
@@ -117,6 +164,31 @@ FILTERS = "  ppp-id\n  address\n  interface\n  protocol\n  realm\n  username\n"
         ("clear all realm LOCAL", "superfluous argument: realm\n"),
         ("monitor", f"missing argument:\nvalid commands/args:\n  all\n{FILTERS}"),
         ("monitor state up", f"unknown argument: state\nvalid commands/args:\n  all\n{FILTERS}"),
+        ("pipex x", "unknown argument: x\nvalid commands/args:\n  <cr>\n  ppp-id\n"),
+        ("pipex ppp-id", "missing argument:\nvalid commands/args:\n  <ppp-id>\n"),
+        ("pipex ppp-id x", "unknown argument: x\nvalid commands/args:\n  <ppp-id>\n"),
+        ("pipex ppp-id 1", "missing argument:\nvalid commands/args:\n  police\n  user\n  ebpf\n"),
+        ("pipex ppp-id 1 user now", "superfluous argument: now\n"),
+        ("pipex ppp-id 1 police", f"missing argument:\nvalid commands/args:\n  {RATES}\n"),
+        *(
+            (f"pipex ppp-id 1 police {word}", f"unknown argument: {word}\nvalid commands/args:\n  {RATES}\n")
+            for word in (
+                *("of", "10x", "M", "1MM", "-1", "1.", ".5M", "1.2.3", "1e6", "1/", "/1", "1/2/3", "0.0001k", "٣"),
+                "1" * 13,
+            )
+        ),
+        ("pipex ppp-id 1 police off x", "superfluous argument: x\n"),
+        ("pipex ppp-id 1 police 1M x", "unknown argument: x\nvalid commands/args:\n  <cr>\n  burst\n"),
+        ("pipex ppp-id 1 police 1M burst", "missing argument:\nvalid commands/args:\n  <octets down>[/<octets up>]\n"),
+        ("pipex ppp-id 1 police 1M burst 1 x", "superfluous argument: x\n"),
+        ("capture", "missing argument:\nvalid commands/args:\n  ppp-id\n"),
+        ("capture all", "unknown argument: all\nvalid commands/args:\n  ppp-id\n"),
+        ("capture ppp-id 1 x", f"unknown argument: x\nvalid commands/args:\n  <cr>\n{OPTIONS}"),
+        ("capture ppp-id 1 -", f"ambiguous argument: -\nvalid commands/args:\n  <cr>\n{OPTIONS}"),
+        ("capture ppp-id 1 -w", "missing argument:\nvalid commands/args:\n  <file>\n"),
+        ("capture ppp-id 1 -w a -w b", "repeated argument: -w\n"),
+        ("capture ppp-id 1 -c 0", "unknown argument: 0\nvalid commands/args:\n  <frames>\n"),
+        ("capture ppp-id 1 -s 65536", "unknown argument: 65536\nvalid commands/args:\n  <octets>\n"),
         ("-x", "npppyctl: option -x not recognized\nusage: npppyctl [-jn] [-s socket] command [argument ...]\n"),
         ("-s", "npppyctl: option -s requires argument\nusage: npppyctl [-jn] [-s socket] command [argument ...]\n"),
     ],

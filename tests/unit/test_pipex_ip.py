@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npppy.pipex.ip import HEADER, checksum, clamp_mss, fragment, idle
+from npppy.pipex.ip import HEADER, checksum, clamp_mss, clamp_mss6, fragment, idle, idle6, link_scope6
+from tests.bpf.frames import FRAGMENT, HOP_OPTIONS, ICMP6, ip6, tcp6, tcp6_sum, udp6
 
 from .ippackets import ip, reassemble, tcp, tcp_sum, udp, words
 
 A, B = "10.0.0.2", "198.51.100.1"
+A6, B6 = "2001:db8:1::2", "2001:db8:ffff::1"
 MSS_1460 = b"\x02\x04\x05\xb4"
 
 
@@ -258,3 +260,71 @@ class TestFragment:
     def test_other_flag_bits(self):
         pieces = fragment(ip(A, B, bytes(100), flags=0x8000), 68)
         assert [piece[6] & 0xE0 for piece in pieces] == [0xA0, 0xA0, 0x80]
+
+
+class TestIdle6:
+    """The same as of IPv4; behind extension headers is something to do."""
+
+    @pytest.mark.parametrize("port", [53, 67, 68, 123, 137, 520, 52, 443, 53 + 256, 65535])
+    def test_ports(self, port):
+        for ports in ((port, 40000), (40000, port)):
+            assert idle6(udp6(A6, B6, ports=ports)) is idle(udp(A, B, ports=ports), 20)
+
+    @pytest.mark.parametrize(("kind", "expected"), [(128, False), (129, False), (1, True), (8, True), (135, True)])
+    def test_icmp(self, kind, expected):
+        assert idle6(ip6(A6, B6, bytes((kind,)) + bytes(7), following=ICMP6)) is expected
+
+    @pytest.mark.parametrize(
+        ("packet", "expected"),
+        [
+            (ip6(A6, B6, b"\x80" + bytes(6), following=ICMP6), True),
+            (ip6(A6, B6, struct.pack(">HH", 1, 2) + bytes(3)), True),
+            (ip6(A6, B6), True),
+            (ip6(A6, B6, b"\x11" + bytes(7) + struct.pack(">HHHH", 53, 53, 8, 0), following=FRAGMENT), False),
+            (ip6(A6, B6, bytes(8), following=HOP_OPTIONS), False),
+            (ip6(A6, B6, bytes(8), following=1), False),
+            (ip6(A6, B6, bytes(8), following=2), False),
+        ],
+    )
+    def test_other(self, packet, expected):
+        assert idle6(packet) is expected
+
+
+class TestClampMss6:
+    @pytest.mark.parametrize("before", range(37))
+    def test_lowered(self, before):
+        options = (b"\x01" * before + MSS_1460).ljust(40, b"\0")
+        found = clamp_mss6(tcp6(A6, B6, options=options, data=b"odd"), 1400)
+        assert found == tcp6(A6, B6, options=options.replace(b"\x05\xb4", b"\x05\x78"), data=b"odd")
+        assert tcp6_sum(found) == 0xFFFF
+
+    @pytest.mark.parametrize(
+        "packet",
+        [
+            tcp6(A6, B6, options=b"\x02\x04\x05\x78"),
+            tcp6(A6, B6, options=MSS_1460, tcp_flags=0x10),
+            tcp6(A6, B6),
+            ip6(A6, B6, tcp6(A6, B6)[40:59], following=6),
+            ip6(A6, B6, following=6),
+        ],
+    )
+    def test_left_alone(self, packet):
+        assert clamp_mss6(packet, 1400) is packet
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "expected"),
+    [
+        (A6, B6, False),
+        ("fe80::1", B6, True),
+        ("febf:ffff::1", B6, True),
+        ("fec0::1", "fe00::1", False),
+        (A6, "fe80::1", True),
+        (A6, "febf::1", True),
+        (A6, "ff02::1", True),
+        (A6, "ff0e::1", True),
+        ("ff02::1", "fd00::1", False),
+    ],
+)
+def test_link_scope(source, destination, expected):
+    assert link_scope6(udp6(source, destination)) is expected

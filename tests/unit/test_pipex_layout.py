@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from npppy.pipex.ebpf import layout
-from npppy.pipex.ebpf.layout import OBJECT, Record, host4, net4, pppoe_encapsulation, pppoe_key
+from npppy.pipex.ebpf.layout import OBJECT, Record, host4, net4, net6, pppoe_encapsulation, pppoe_key
 
 HEADER = Path(OBJECT).with_name("pipex.h").read_text()
 
@@ -177,6 +177,21 @@ def test_addresses() -> None:
         "address": b"\x0a\0\1\x80",
     }
     assert net4(0, 0x0A0001FF, 0) == struct.pack("=II4s", 32, 0, bytes(4))
+    ones = b"\xff" * 16
+    assert layout.fields(layout.NET6, net6(3, ones, 60)) == {
+        "prefixlen": 92,
+        "domain": 3,
+        "address": b"\xff" * 7 + b"\xf0" + bytes(8),
+    }
+    assert net6(0, ones, 0) == struct.pack("=II16s", 32, 0, bytes(16))
+    assert net6(0, ones, 128) == struct.pack("=II16s", 160, 0, ones)
+
+
+def test_room_for_every_carrier() -> None:
+    """The longest header there is, and map values of no more than a few cache lines."""
+    ethernet, tags, outer, udp, l2tp, hdlc = 14, 8, 40, 8, 12, 2
+    assert ethernet + tags + outer + udp + l2tp + hdlc <= layout.ENCAP_MAX
+    assert layout.SESSION.size == 192
 
 
 @pytest.mark.parametrize(
@@ -192,3 +207,12 @@ def test_encapsulation(outer: int | None, inner: int | None, tags: bytes) -> Non
     assert octets == PEER + OURS + tags + b"\x88\x64\x11\x00\x12\x34\0\0"
     assert octets[length_at:] == b"\0\0"
     assert len(octets) <= layout.ENCAP_MAX
+
+
+
+def test_encapsulation_as_devices_have_it() -> None:
+    """Whatever EtherTypes the VLAN devices use."""
+    for protocols, tags in (((0x88A8,), b"\x88\xa8\0\5"), ((0x8100, 0x8100), b"\x81\0\0\5\x81\0\0\x09")):
+        octets, length_at = pppoe_encapsulation(5, 9 if len(tags) > 4 else None, OURS, PEER, 1, protocols)
+        assert octets == PEER + OURS + tags + b"\x88\x64\x11\0\0\1\0\0"
+        assert length_at == len(octets) - 2

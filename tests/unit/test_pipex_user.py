@@ -3,17 +3,20 @@ from __future__ import annotations
 import errno
 import random
 import sys
+from ipaddress import IPv6Network
 from typing import Any
 
 import pytest
 
 from npppy.pipex import user
-from npppy.pipex.base import Backend, ConflictError, Counters, Flow, FlowSpec
+from npppy.pipex.base import Backend, ConflictError, Counters, Flow, FlowSpec, Police
 from npppy.pipex.user import SharedInterface, UserBackend, UserFlow
+from tests.bpf.frames import ICMP6, ip6, tcp6, tcp6_sum, udp6
 
 from .ippackets import ip, number, reassemble, tcp, tcp_sum, udp, words
 
 HERE, PEER, FAR = "10.0.0.1", "10.0.0.2", "198.51.100.1"
+PREFIX6, PEER6, FAR6 = "2001:db8:1::/56", "2001:db8:1:7::2", "2001:db8:ffff::1"
 MSS_1460 = b"\x02\x04\x05\xb4"
 DF = 0x4000
 
@@ -32,6 +35,12 @@ class Rig:
         options = {"mtu": 1400, "mru": 1300, "send": self.frames.append} | options
         spec = FlowSpec(session=1, domain=0, interface="tun0", address=number(address), **options)
         return self.backend.add(spec, 1.0)
+
+    def flow6(self, *networks: str, address: str = "0.0.0.0", **options: Any) -> UserFlow:
+        """One that has IPv6; of IPv4 it has an address only if that is given."""
+        prefixes = [IPv6Network(text) for text in networks or (PREFIX6,)]
+        networks6 = tuple((prefix.network_address.packed, prefix.prefixlen) for prefix in prefixes)
+        return self.flow(address, networks6=networks6, **options)
 
     def down(self, packet: bytes, now: float = 2.0) -> None:
         self.shared.deliver(packet, now)
@@ -209,7 +218,12 @@ class TestDown:
         [
             b"",
             udp(FAR, PEER)[:19],
-            b"\x60" + bytes(39),  # IPv6
+            ip6(FAR6, PEER6, b"x", length=2),
+            ip6(FAR6, PEER6, b"xx", length=1),
+            ip6(FAR6, PEER6, length=1)[:39],
+            udp6(FAR6, "ff02::1"),
+            udp6(FAR6, "fe80::2"),
+            udp6("febf::1", PEER6),
             udp(FAR, PEER) + b"\0",
             udp(FAR, PEER, b"x")[:-1],
             b"\x4f" + udp(FAR, PEER)[1:],
@@ -219,11 +233,26 @@ class TestDown:
         ],
     )
     def test_ignored(self, rig, packet):
-        rig.flow("192.0.2.1", prefixlen=0)
+        rig.flow("192.0.2.1", prefixlen=0, networks6=((bytes(16), 0),))
         rig.down(packet)
         assert rig.shared.ignored == 1
         assert rig.shared.unknown == 0
         assert rig.frames == rig.emitted == []
+
+    def test_redirects_are_ignored(self, rig):
+        """The stack sends them to a peer that talks to another, as if both were on one link."""
+        flow = rig.flow()
+        rig.down(ip(HERE, PEER, b"\x05\x01" + bytes(34), protocol=1))
+        assert rig.shared.ignored == 1
+        assert flow.counters() == Counters()
+        for packet in (
+            ip(HERE, PEER, b"\x05\x01" + bytes(34), protocol=1, flags=0x0001),
+            ip(HERE, PEER, b"\x05\x01" + bytes(34), protocol=17),
+            ip(HERE, PEER, b"\x03\x01" + bytes(34), protocol=1),
+            ip(HERE, PEER, protocol=1),
+        ):
+            rig.down(packet)
+        assert flow.counters().out_packets == 4
 
     def test_unknown(self, rig):
         packet = udp(FAR, "10.0.0.3", b"hello")
@@ -312,6 +341,258 @@ class TestDown:
         assert [len(frame) - 2 for frame in rig.frames] == [68, 68, 24]
 
 
+class TestUp6:
+    def test_passes(self, rig):
+        flow = rig.flow6()
+        packet = udp6(PEER6, FAR6, b"hello")
+        flow.input6(packet, 2.0)
+        assert rig.written == [packet]
+        assert flow.counters() == Counters(in_bytes=len(packet), in_packets=1)
+        assert flow.last_active() == 2.0
+
+    def test_trims_padding(self, rig):
+        flow = rig.flow6()
+        packet = ip6(PEER6, FAR6)
+        flow.input6(packet + bytes(6), 2.0)
+        assert rig.written == [packet]
+        assert flow.counters() == Counters(in_bytes=40, in_packets=1)
+
+    @pytest.mark.parametrize(
+        "packet",
+        [
+            b"",
+            b"\x60",
+            ip6(PEER6, FAR6)[:39],
+            ip6(PEER6, FAR6, b"x", length=2),
+            ip6(PEER6, FAR6, b"x", length=0xFFFF),
+            ip6(PEER6, FAR6, b"x", first=0x50),
+            ip6(PEER6, FAR6, b"x", first=0x45),
+            # npppyd's own business with the peer.
+            udp6("fe80::2", "ff02::2"),
+            udp6("fe80::2", FAR6),
+            udp6(PEER6, "fe80::1"),
+            udp6(PEER6, "ff0e::1"),
+        ],
+    )
+    def test_not_passed(self, rig, packet):
+        flow = rig.flow6()
+        flow.input6(packet, 2.0)
+        assert rig.written == []
+        assert flow.counters() == Counters(in_errors=1)
+        assert flow.last_active() == 1.0
+
+    def test_ingress_filter(self, rig):
+        """As many prefixes as there are, but not what another has of them."""
+        flow = rig.flow6(PREFIX6, "fd00:1::/64", address=PEER, ingress_filter=True)
+        other = rig.flow6("2001:db8:1:7::/64", ingress_filter=True)
+        for source, own, others in (
+            ("2001:db8:1:6::2", True, False),
+            ("2001:db8:1:ff::2", True, False),
+            ("fd00:1::ffff", True, False),
+            ("2001:db8:1:7::2", False, True),
+            ("2001:db8:1:100::2", False, False),
+            ("fd00:1:0:1::1", False, False),
+            ("::", False, False),
+        ):
+            for one, passes in ((flow, own), (other, others)):
+                rig.written.clear()
+                one.input6(udp6(source, FAR6), 2.0)
+                assert len(rig.written) == passes, source
+        assert flow.counters()[1:3] == (3, 4)
+
+    def test_no_filter(self, rig):
+        rig.flow6().input6(udp6("2001:db8:9::1", FAR6), 2.0)
+        assert len(rig.written) == 1
+
+    def test_without_a_prefix(self, rig):
+        """It has not negotiated IPv6."""
+        flow = rig.flow()
+        flow.input6(udp6(PEER6, FAR6), 2.0)
+        assert rig.written == []
+        assert flow.counters() == Counters(in_errors=1)
+
+    @pytest.mark.parametrize("ingress_filter", [False, True])
+    def test_without_an_address(self, rig, ingress_filter):
+        """No source is the peer's in IPv4."""
+        flow = rig.flow6(ingress_filter=ingress_filter)
+        for source in (PEER, "0.0.0.0", "255.255.255.255"):
+            flow.input(udp(source, FAR), 2.0)
+        assert rig.written == []
+        assert flow.counters() == Counters(in_errors=3)
+
+    def test_write_failure_is_an_error(self, rig):
+        def full(packet: bytes) -> None:
+            raise BlockingIOError(errno.EAGAIN, "full")
+
+        rig.shared.write = full
+        flow = rig.flow6()
+        flow.input6(udp6(PEER6, FAR6), 2.0)
+        assert flow.counters() == Counters(in_errors=1)
+        assert flow.last_active() == 1.0
+
+    def test_mss(self, rig):
+        rig.flow6(mss_adjust=True).input6(tcp6(PEER6, FAR6, options=MSS_1460) + bytes(7), 2.0)
+        (packet,) = rig.written
+        assert packet[62:64] == (1340).to_bytes(2, "big")
+        assert tcp6_sum(packet) == 0xFFFF
+        rig.flow6("fd00::/64").input6(tcp6(PEER6, FAR6, options=MSS_1460), 2.0)
+        assert rig.written[1][62:64] == b"\x05\xb4"
+
+    def test_idle(self, rig):
+        flow = rig.flow6()
+        flow.input6(udp6(PEER6, FAR6, ports=(40000, 53)), 2.0)
+        assert flow.last_active() == 1.0
+        assert flow.counters().in_packets == 1
+
+
+class TestDown6:
+    def test_passes(self, rig):
+        flow = rig.flow6()
+        packet = udp6(FAR6, PEER6, b"hello")
+        rig.down(packet)
+        assert rig.frames == [b"\x00\x57" + packet]
+        assert flow.counters() == Counters(out_bytes=len(packet), out_packets=1)
+        assert flow.last_active() == 2.0
+
+    def test_longest_prefix(self, rig):
+        one: list[bytes] = []
+        two: list[bytes] = []
+        rig.flow6(send=one.append)
+        rig.flow6("2001:db8:1:7::/64", "fd00::/8", send=two.append)
+        for destination in ("2001:db8:1:6::1", "2001:db8:1:7::1", "fd12::1"):
+            rig.down(udp6(FAR6, destination))
+        assert (len(one), len(two)) == (1, 2)
+
+    def test_idle(self, rig):
+        flow = rig.flow6()
+        rig.down(udp6(FAR6, PEER6, ports=(53, 40000)))
+        assert flow.last_active() == 1.0
+
+    def test_unknown(self, rig):
+        packet = udp6(FAR6, "2001:db8:2::1", b"hello")
+        rig.down(packet)
+        assert (rig.shared.unknown, rig.shared.icmp_errors) == (1, 1)
+        body = bytes((1, 3, 0, 0)) + bytes(4) + packet
+        assert rig.emitted == [ip6("::", FAR6, body, following=ICMP6)]
+
+    def test_fits_exactly(self, rig):
+        rig.flow6()
+        rig.down(ip6(FAR6, PEER6, bytes(1360)))
+        assert [len(frame) for frame in rig.frames] == [1402]
+
+    def test_too_big(self, rig):
+        flow = rig.flow6()
+        packet = ip6(FAR6, PEER6, bytes(1361))
+        rig.down(packet)
+        assert rig.frames == []
+        assert flow.counters() == Counters(out_errors=1)
+        assert flow.last_active() == 1.0
+        (error,) = rig.emitted
+        assert len(error) == 1280
+        assert error[24:40] == packet[8:24]
+        assert error[40:] == bytes((2, 0, 0, 0)) + (1400).to_bytes(4, "big") + packet[:1232]
+
+    def test_errors_are_limited(self, rig):
+        """By the limits that there are for IPv4."""
+        rig.flow6(address=PEER)
+        for _ in range(user.ICMP_BURST):
+            rig.down(udp6(FAR6, "2001:db8:2::1"))
+            rig.down(ip6(FAR6, PEER6, bytes(1390)))
+        assert len(rig.emitted) == 2 * user.ICMP_BURST
+        for packet in (
+            udp6(FAR6, "2001:db8:2::1"),
+            ip6(FAR6, PEER6, bytes(1390)),
+            ip(FAR, PEER, bytes(1390), flags=DF),
+        ):
+            rig.down(packet)
+        assert len(rig.emitted) == rig.shared.icmp_errors == 2 * user.ICMP_BURST
+
+    def test_mss(self, rig):
+        rig.flow6(mss_adjust=True)
+        rig.down(tcp6(FAR6, PEER6, options=MSS_1460, tcp_flags=0x12))
+        (frame,) = rig.frames
+        assert frame[64:66] == (1240).to_bytes(2, "big")
+        assert tcp6_sum(frame[2:]) == 0xFFFF
+        rig.flow6("fd00::/64")
+        rig.down(tcp6(FAR6, "fd00::1", options=MSS_1460))
+        assert rig.frames[1][64:66] == b"\x05\xb4"
+
+    def test_mtu_without_room(self, rig):
+        """No MSS below 0 is made of it."""
+        rig.flow6(mtu=60, mru=60, mss_adjust=True)
+        rig.down(tcp6(FAR6, PEER6, options=b"\x02\x04\0\x09"))
+        assert rig.frames[0][64:66] == (8).to_bytes(2, "big")
+
+
+class TestPolice:
+    """The limits of back end ebpf, in Python."""
+
+    LIMIT = Police(rate=1000, burst=1500)
+
+    @pytest.mark.parametrize("six", [False, True])
+    def test_up(self, rig, six):
+        flow = rig.flow6(address=PEER, police_up=self.LIMIT)
+        put = flow.input6 if six else flow.input
+        small, large = (ip6(PEER6, FAR6, bytes(n - 40)) if six else ip(PEER, FAR, bytes(n - 20)) for n in (500, 1000))
+        put(large + bytes(9), 2.0)
+        put(large, 2.0)
+        put(small, 2.0)
+        assert rig.written == [large, small]
+        assert flow.counters()[1:3] == (2, 1)
+        put(large, 2.9)
+        assert len(rig.written) == 2
+        put(large, 3.1)
+        assert len(rig.written) == 3
+        # Not the other way.
+        for _ in range(3):
+            rig.down(udp(FAR, PEER, bytes(1000)))
+        assert len(rig.frames) == 3
+
+    @pytest.mark.parametrize("six", [False, True])
+    def test_down(self, rig, six):
+        flow = rig.flow6(address=PEER, police_down=self.LIMIT)
+        packet = udp6(FAR6, PEER6, bytes(952)) if six else udp(FAR, PEER, bytes(972))
+        for now in (2.0, 2.0, 2.4, 2.6):
+            rig.down(packet, now)
+        assert len(rig.frames) == 2
+        assert flow.counters()[3:] == (2000, 2, 2)
+        for _ in range(3):
+            flow.input(udp(PEER, FAR, bytes(1000)), 2.0)
+        assert len(rig.written) == 3
+
+    def test_of_what_is_not_sent(self, rig):
+        """A packet in pieces is charged once, and one that is too big not at all."""
+        flow = rig.flow6(address=PEER, mtu=1280, police_down=self.LIMIT)
+        rig.down(ip(FAR, PEER, bytes(1400), flags=DF))
+        rig.down(ip6(FAR6, PEER6, bytes(1400)))
+        rig.down(ip(FAR, PEER, bytes(1480)))
+        assert len(rig.frames) == 2
+        rig.down(ip(FAR, PEER))
+        assert len(rig.frames) == 2
+        assert flow.counters()[3:] == (1520, 2, 3)
+
+    def test_forged_packets_take_no_tokens(self, rig):
+        flow = rig.flow(ingress_filter=True, police_up=self.LIMIT)
+        for _ in range(5):
+            flow.input(udp("10.0.0.9", FAR, bytes(1000)), 2.0)
+        flow.input(udp(PEER, FAR, bytes(1000)), 2.0)
+        assert len(rig.written) == 1
+
+    def test_while_up(self, rig):
+        """A new limit begins with its burst; without one all passes."""
+        flow = rig.flow(police_up=self.LIMIT, police_down=self.LIMIT)
+        for limit, passed in ((self.LIMIT, 1), (None, 3), (Police(rate=1, burst=2100), 2)):
+            flow.police(limit, None)
+            rig.written.clear()
+            for _ in range(3):
+                flow.input(udp(PEER, FAR, bytes(972)), 2.0)
+            assert len(rig.written) == passed
+        flow.police(None, self.LIMIT)
+        for _ in range(3):
+            rig.down(udp(FAR, PEER, bytes(972)))
+        assert len(rig.frames) == 1
+
+
 class TestLife:
     def test_conflict(self, rig):
         flow = rig.flow()
@@ -341,6 +622,21 @@ class TestLife:
         rig.down(udp(FAR, "10.8.0.9"))
         assert successor.counters().out_packets == 1
 
+    def test_close6(self, rig):
+        flow = rig.flow6(PREFIX6, "fd00::/64")
+        with pytest.raises(ConflictError, match=r"network fd00::/64 is taken"):
+            rig.flow6("fd00::/64")
+        flow.close()
+        for destination in (PEER6, "fd00::1"):
+            rig.down(udp6(FAR6, destination))
+        assert rig.shared.unknown == 2
+        flow.input6(udp6(PEER6, FAR6), 3.0)
+        assert rig.written == []
+        successor = rig.flow6("fd00::/64")
+        assert flow.close() == Counters(in_errors=1)
+        rig.down(udp6(FAR6, "fd00::1"))
+        assert successor.counters().out_packets == 1
+
     def test_close_while_delivering(self, rig):
         """The carrier may find out on sending that the session has gone."""
         flow = rig.flow(mtu=576, send=lambda frame: flow.close())
@@ -349,14 +645,14 @@ class TestLife:
 
     def test_small(self, rig):
         assert not hasattr(rig.flow(), "__dict__")
-        assert sys.getsizeof(rig.flow("10.0.0.3")) < 200
+        assert sys.getsizeof(rig.flow("10.0.0.3")) <= 200
 
 
 def test_hostile_packets(rig):
     """Neither way does anything raise, and the stack and the peers see sound packets only."""
     rng = random.Random(42)
     flows = [
-        rig.flow("10.0.0.2", ingress_filter=True, mss_adjust=True),
+        rig.flow6(address=PEER, ingress_filter=True, mss_adjust=True),
         rig.flow("10.8.0.1", prefixlen=16, mtu=100, mru=100, mss_adjust=True),
     ]
     seeds = [
@@ -366,6 +662,11 @@ def test_hostile_packets(rig):
         tcp(FAR, "10.8.3.4", options=MSS_1460 + b"\x04\x02\x01\x01", data=bytes(80)),
         ip(FAR, "10.8.0.1", bytes(90), options=b"\x94\x04\0\0\x07\x07\x04\0\0\0\0\0"),
         ip(FAR, "10.0.0.9", b"\x08\0" + bytes(6), protocol=1),
+        udp6(PEER6, FAR6, b"hello"),
+        udp6(FAR6, PEER6, bytes(200)),
+        tcp6(FAR6, PEER6, options=MSS_1460, data=bytes(80)),
+        udp6(FAR6, "2001:db8:2::1"),
+        ip6(FAR6, "2001:db8:2::1", bytes((ICMP6, 0, 0, 0)) + bytes(20), following=44),
     ]
     choice, randrange = rng.choice, rng.randrange
     for step in range(100_000):
@@ -379,8 +680,12 @@ def test_hostile_packets(rig):
             packet = bytes(mutated[: randrange(len(mutated)) if step % 5 == 0 else None])
         for flow in flows:
             flow.input(packet, float(step))
+            flow.input6(packet, float(step))
         rig.shared.deliver(packet, float(step))
         for passed in (*rig.written, *(frame[2:] for frame in rig.frames), *rig.emitted):
+            if passed[0] >> 4 == 6:
+                assert len(passed) == 40 + int.from_bytes(passed[4:6], "big")
+                continue
             header = (passed[0] & 15) * 4
             assert passed[0] >> 4 == 4
             assert 20 <= header <= len(passed) == int.from_bytes(passed[2:4], "big")

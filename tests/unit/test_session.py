@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 import pytest
 
 from npppy.aaa.base import Accept
+from npppy.pipex.null import NullFlow
 from npppy.ppp import engine as engine_module
 from npppy.ppp import proto
 from npppy.ppp.cause import Cause
@@ -194,6 +196,70 @@ def test_an_echo_reply_with_a_wrong_magic_number_does_not_count() -> None:
         if line.session.phase is Phase.UP:
             line.give(proto.LCP, proto.ECHO_REPLY, 1, b"evil")
     assert line.session.cause is Cause.LOST_CARRIER
+
+
+class TestHeardByPipex:
+    """What the data path hears of a peer is as good as an answer."""
+
+    OPTIONS: ClassVar = {
+        "lcp_keepalive_interval": 30,
+        "lcp_keepalive_retry_interval": 5,
+        "lcp_keepalive_max_retries": 2,
+    }
+
+    @pytest.fixture
+    def heard(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """The last item is when."""
+        heard = [0.0]
+        monkeypatch.setattr(NullFlow, "heard", lambda flow: heard[-1])
+        return heard
+
+    def test_is_not_asked(self, heard: list[float]) -> None:
+        rig = Rig(**self.OPTIONS)
+        line = rig.up()
+        line.take()
+        for _ in range(50):
+            rig.wait(29)
+            heard.append(rig.now)
+        rig.wait(29)
+        assert line.take(proto.LCP) == []
+        assert line.session.phase is Phase.UP
+
+    def test_is_asked_once_it_is_silent(self, heard: list[float]) -> None:
+        rig = Rig(**self.OPTIONS)
+        line = rig.up()
+        rig.wait(20)
+        heard.append(rig.now)
+        line.take()
+        rig.wait(29)
+        assert line.take(proto.LCP) == []
+        rig.wait(2)
+        assert [packet[0] for packet in line.take(proto.LCP)] == [proto.ECHO_REQUEST]
+        rig.wait(10)
+        assert line.session.cause is Cause.LOST_CARRIER
+
+    def test_answers(self, heard: list[float]) -> None:
+        """pipex keeps the Echo-Replies to itself, and its clock is a little behind."""
+        rig = Rig(**self.OPTIONS)
+        line = rig.up()
+        line.take()
+        for _ in range(600):
+            rig.wait(0.5)
+            if any(packet[0] == proto.ECHO_REQUEST for packet in line.take(proto.LCP)):
+                asked = line.session._echo_at - 5
+                heard.append(asked - 0.01)
+        assert line.session.phase is Phase.UP
+        assert len(heard) in (10, 11)
+
+    def test_nothing_of_before_the_question(self, heard: list[float]) -> None:
+        rig = Rig(**self.OPTIONS)
+        line = rig.up()
+        heard.append(rig.now + 10)
+        rig.wait(39)
+        assert line.session.phase is Phase.UP
+        heard.append(rig.now)
+        rig.wait(31 + 10)
+        assert line.session.cause is Cause.LOST_CARRIER
 
 
 def test_without_keepalive_there_is_no_timer() -> None:

@@ -35,6 +35,7 @@ INLINE int lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *frame, 
 	       __u32 bytes, __u64 now)
 {
 	const struct pipex_session *s = f->session;
+	__u32 ifindex = ctx->ingress_ifindex;
 	struct pipex_config *cfg;
 	struct lcp_echo *echo = take(c, sizeof(*echo));
 	__u8 ours[ETH_ALEN];
@@ -52,6 +53,9 @@ INLINE int lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *frame, 
 		__sync_fetch_and_add(&f->stats->looped, 1);
 		return to_control(bytes);
 	}
+	/* Where nothing can be redirected, XDP_TX may be lost too: on a veth device whose peer has no GRO. */
+	if (!bpf_map_lookup_elem(&devs, &ifindex))
+		return to_control(bytes);
 	cfg = bpf_map_lookup_elem(&config, &shared);
 	/* Those in between get no answer: whoever sends so many cannot miss them. */
 	if (!cfg || (__s64)(now - f->stats->echo_ns) < cfg->echo_interval_ns)
@@ -64,7 +68,8 @@ INLINE int lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *frame, 
 	__builtin_memcpy(frame->eth->h_source, ours, ETH_ALEN);
 	count(PIPEX_C_ECHO, bytes);
 	mirror(ctx, f, PIPEX_DOWN);
-	return XDP_TX;
+	/* As other frames for the peer: XDP_TX does not wake the peer of a veth device. */
+	return bpf_redirect_map(&devs, ifindex, XDP_TX);
 }
 
 #endif

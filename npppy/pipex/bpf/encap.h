@@ -22,6 +22,7 @@ INLINE bool encapsulate(struct xdp_md *ctx, const struct pipex_session *s, const
 	__u32 length = s->encap_len, at = s->length_at;
 	__be16 protocol = p->version == 4 ? bpf_htons(PPP_IP) : bpf_htons(PPP_IPV6);
 	__be16 size = bpf_htons(sizeof(protocol) + p->size);
+	struct cursor c;
 	void *data, *end;
 
 	if (length < ETH_HLEN || length > PIPEX_ENCAP_MAX || at > length - sizeof(size))
@@ -30,8 +31,12 @@ INLINE bool encapsulate(struct xdp_md *ctx, const struct pipex_session *s, const
 	barrier_var(at);
 	if (at > PIPEX_ENCAP_MAX)
 		return false;
-	if (bpf_xdp_adjust_head(ctx, ETH_HLEN - (int)(length + sizeof(protocol))) ||
-	    bpf_xdp_store_bytes(ctx, 0, (void *)s->encap, length))
+	if (bpf_xdp_adjust_head(ctx, ETH_HLEN - (int)(length + sizeof(protocol))))
+		return false;
+	c = cursor_open(ctx);
+	if (left(&c) < ETH_ZLEN)
+		resize(ctx, ETH_ZLEN);
+	if (bpf_xdp_store_bytes(ctx, 0, (void *)s->encap, length))
 		return false;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;

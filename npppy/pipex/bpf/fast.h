@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * From NIC to NIC without the stack: only what may be forwarded plainly.  All else goes through the stack, which
- * answers, drops, delivers or fragments as it would without pipex.
+ * answers, drops, delivers or fragments as it would without pipex: what is too big for the route (the look-up knows),
+ * or goes back to npx0, from peer to peer.
+ *
+ * What the stack would do to a plain packet and nobody does here: netfilter, and rp_filter of npx0 and of core NICs.
+ * Of packets from peers the ingress filter is the stricter one; where it is off, forged sources leave.
  */
 #ifndef PIPEX_FAST_H
 #define PIPEX_FAST_H
@@ -26,6 +30,14 @@ INLINE bool plain4(__be32 address)
 	return first != 0 && first != 127 && first < 224;
 }
 
+INLINE __u64 half6(const void *address, __u32 at)
+{
+	__be64 half;
+
+	__builtin_memcpy(&half, address + at, sizeof(half));
+	return bpf_be64_to_cpu(half);
+}
+
 /* Not ::, loopback, IPv4-mapped or multicast. */
 INLINE bool plain6(const struct in6_addr *a)
 {
@@ -44,6 +56,19 @@ INLINE bool checksum_right(const struct iphdr *ip)
 	return (__u16)(sum + (sum >> 16)) == 0xffff;
 }
 
+/* Routers look at some extension headers, and routing rules behind all that the kernel knows. */
+INLINE bool extended(const struct packet *p)
+{
+	switch (p->protocol) {
+	case PROTO_HOPOPTS:
+	case PROTO_ROUTING:
+	case PROTO_FRAGMENT:
+	case PROTO_DSTOPTS:
+		return true;
+	}
+	return false;
+}
+
 INLINE bool plain(const struct packet *p)
 {
 	const struct iphdr *ip4 = p->ip;
@@ -52,7 +77,7 @@ INLINE bool plain(const struct packet *p)
 	if (p->version == 4)
 		return p->header == sizeof(*ip4) && ip4->ttl > 1 && plain4(ip4->saddr) && plain4(ip4->daddr) &&
 		       checksum_right(ip4);
-	return ip6->hop_limit > 1 && p->protocol != PROTO_HOPOPTS && plain6(&ip6->saddr) && plain6(&ip6->daddr);
+	return ip6->hop_limit > 1 && !extended(p) && plain6(&ip6->saddr) && plain6(&ip6->daddr);
 }
 
 /* One hop less to live. */
@@ -71,16 +96,6 @@ INLINE void hop(const struct packet *p)
 	}
 }
 
-/* Cut off what is behind the packet, but for the padding of a short frame.  The packet must be found anew. */
-INLINE bool trim(struct xdp_md *ctx, const struct packet *p)
-{
-	struct cursor c = cursor_open(ctx);
-	int length = left(&c);
-	int excess = length - (int)(ETH_HLEN + p->size);
-
-	return excess <= 0 || length <= ETH_ZLEN || !bpf_xdp_adjust_tail(ctx, -excess);
-}
-
 /* What the kernel knows of the packet's way, as if it had come in on npx0. */
 INLINE bool look_up(struct xdp_md *ctx, const struct packet *p, __u32 npx0, struct bpf_fib_lookup *fib)
 {
@@ -91,7 +106,8 @@ INLINE bool look_up(struct xdp_md *ctx, const struct packet *p, __u32 npx0, stru
 	fib->ifindex = npx0;
 	fib->tot_len = p->size;
 	fib->l4_protocol = p->protocol;
-	if (p->protocol == PROTO_TCP || p->protocol == PROTO_UDP)
+	/* Of fragments the kernel's rules see no ports, not even of the first. */
+	if (!p->fragment && (p->protocol == PROTO_TCP || p->protocol == PROTO_UDP))
 		ports = carried(p, 2 * sizeof(*ports));
 	if (ports) {
 		fib->sport = ports[0];

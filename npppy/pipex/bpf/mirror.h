@@ -21,7 +21,7 @@
 			count(PIPEX_C_MIRROR_LOST, length);                                                          \
 			return 0;                                                                                    \
 		}                                                                                                    \
-		*e = (struct pipex_event){ PIPEX_E_MIRROR, slot, generation, way, length, bpf_ktime_get_ns() };      \
+		*e = (struct pipex_event){ PIPEX_E_MIRROR, ppp_id, generation, way, length, bpf_ktime_get_ns() };    \
 		if (length < room)                                                                                   \
 			room = length;                                                                               \
 		/* Only so does the verifier of Linux 6.1 know that it is not 0. */                                  \
@@ -33,7 +33,7 @@
 	} while (0)
 
 /* Of its own for the verifier: it looks at it once. */
-__attribute__((noinline)) int copy_frame(struct xdp_md *ctx, __u32 slot, __u32 generation, __u32 way)
+__attribute__((noinline)) int copy_frame(struct xdp_md *ctx, __u32 ppp_id, __u32 generation, __u32 way)
 {
 	struct cursor c;
 	__u32 length;
@@ -52,7 +52,7 @@ __attribute__((noinline)) int copy_frame(struct xdp_md *ctx, __u32 slot, __u32 g
 INLINE void mirror(struct xdp_md *ctx, const struct flow *f, __u32 way)
 {
 	if (f->blocks & PIPEX_MIRROR)
-		copy_frame(ctx, f->slot, f->generation, way);
+		copy_frame(ctx, f->session->ppp_id, f->generation, way);
 }
 
 #endif

@@ -28,8 +28,12 @@
 #define PROTO_TCP 6
 #define PROTO_UDP 17
 #define PROTO_HOPOPTS 0
+#define PROTO_ROUTING 43
 #define PROTO_FRAGMENT 44
+#define PROTO_DSTOPTS 60
 #define PROTO_ICMPV6 58
+
+#define ICMP_REDIRECT 5
 
 #define VLAN_ID 0x0fff
 #define PPPOE_VERSION_TYPE 0x11
@@ -75,6 +79,18 @@ INLINE __u32 left(const struct cursor *c)
 	/* The verifier lets pointers be subtracted in 64 bits only, and clang would do it in 32. */
 	barrier_var(octets);
 	return octets;
+}
+
+/*
+ * Make the frame so long: cut off what is behind the packet, or put zeros there.  A driver that has no room for them
+ * has its NIC pad short frames.  Packet and cursor must be found anew.
+ */
+INLINE bool resize(struct xdp_md *ctx, __u32 size)
+{
+	struct cursor c = cursor_open(ctx);
+	int more = (int)size - (int)left(&c);
+
+	return !more || !bpf_xdp_adjust_tail(ctx, more) || more > 0;
 }
 
 INLINE bool is_vlan(__be16 type)
@@ -186,6 +202,12 @@ INLINE bool read_ip(struct xdp_md *ctx, __u8 version, __u32 room, struct packet 
 		p->first = true;
 	}
 	return p->header <= p->size && p->size <= room;
+}
+
+/* May routers cut it in pieces? */
+INLINE bool divisible(const struct packet *p)
+{
+	return p->version == 4 && !(((struct iphdr *)p->ip)->frag_off & bpf_htons(0x4000));
 }
 
 /* The first octets of what the packet carries; NULL if it has fewer, or is not the first fragment. */

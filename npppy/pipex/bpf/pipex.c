@@ -5,7 +5,8 @@
  *   pipex_access	XDP of an access NIC: from the peer, to npx0 by way of npx1, or to a core NIC
  *   pipex_core		XDP of npx1: from the stack by way of npx0, to the peer
  *   pipex_nic		XDP of a core NIC: to the peer, if its session is fast
- *   pipex_miss		tc ingress of npx1: what pipex_core leaves to npppyd, to its tun
+ *   pipex_miss		tc ingress of npx1: what pipex_core leaves to npppyd, to its tun, and frames for NICs that
+ *			take none from XDP
  *
  * What pipex_access passes reaches npppyd's packet sockets.  On an access NIC and a core NIC whatever is not pipex's
  * passes untouched.
@@ -21,6 +22,7 @@
 #include "mirror.h"
 #include "mss.h"
 #include "parse.h"
+#include "partial.h"
 #include "pipex.h"
 #include "police.h"
 #include "session.h"
@@ -35,11 +37,35 @@ INLINE int send(__u32 ifindex, enum pipex_counter path, __u32 bytes)
 	return verdict;
 }
 
+/*
+ * To a peer, from npx1.  devs lacks the interfaces whose drivers take no frames from XDP: pipex_miss sends there, by
+ * the interface's own queue; its index goes in front of the frame.
+ */
+INLINE int leave(struct xdp_md *ctx, __u32 ifindex, __u32 bytes)
+{
+	int verdict = bpf_redirect_map(&devs, ifindex, XDP_PASS);
+	__u32 *out;
+
+	if (verdict == XDP_PASS) {
+		if (!ifindex || bpf_xdp_adjust_meta(ctx, -(int)sizeof(*out)))
+			goto fail;
+		out = (void *)(long)ctx->data_meta;
+		if ((void *)(out + 1) > (void *)(long)ctx->data)
+			goto fail;
+		*out = ifindex;
+	}
+	count(PIPEX_C_STACK_DOWN, bytes);
+	return verdict;
+fail:
+	count(PIPEX_C_TX_FAIL, bytes);
+	return XDP_DROP;
+}
+
 /* An IP packet of the peer, behind an Ethernet header yet to be written; at most room octets of it. */
 INLINE int up(struct xdp_md *ctx, const struct flow *f, __u8 version, __u32 room, __u64 now)
 {
 	const struct pipex_session *s = f->session;
-	__u32 shared = s->shared, out;
+	__u32 shared = s->shared, out, size;
 	struct pipex_config *cfg = bpf_map_lookup_elem(&config, &shared);
 	struct packet p;
 	struct ethhdr *eth;
@@ -54,7 +80,8 @@ INLINE int up(struct xdp_md *ctx, const struct flow *f, __u8 version, __u32 room
 	count_in(f, &p);
 	idle(f, &p, now);
 	if (forward(ctx, f, &p, cfg->npx0, now, &out)) {
-		if (!trim(ctx, &p))
+		size = ETH_HLEN + p.size;
+		if (!resize(ctx, size < ETH_ZLEN ? ETH_ZLEN : size))
 			return drop_in(f, PIPEX_C_TX_FAIL, p.size);
 		return send(out, PIPEX_C_FAST_UP, p.size);
 	}
@@ -158,25 +185,42 @@ INLINE bool read_outgoing(struct xdp_md *ctx, struct outgoing *o)
 	return false;
 }
 
+/*
+ * Of the stack, to a peer that talks to another by way of npx0: as if both were on one link.  Redirects of others are
+ * never forwarded (RFC 1812 section 5.2.7.2), so none is meant for a peer.
+ */
+INLINE bool redirects(const struct packet *p)
+{
+	__u8 *icmp = p->version == 4 && p->protocol == PROTO_ICMP ? carried(p, 8) : NULL;
+
+	return icmp && *icmp == ICMP_REDIRECT;
+}
+
 /* A sound packet that fits, for the peer. */
 INLINE int down(struct xdp_md *ctx, const struct flow *f, const struct packet *p, enum pipex_counter path)
 {
 	const struct pipex_session *s = f->session;
 
+	if (redirects(p)) {
+		count(PIPEX_C_DROP_PROTOCOL, p->size);
+		return XDP_DROP;
+	}
 	if (!police(f, PIPEX_DOWN, p->size))
 		return drop_out(f, PIPEX_C_DROP_POLICE, p->size);
 	mss(ctx, f, p, s->mru);
 	idle(f, p, bpf_ktime_get_coarse_ns());
 	if (path == PIPEX_C_FAST_DOWN) {
 		hop(p);
-		if (!trim(ctx, p))
+		if (!resize(ctx, ETH_HLEN + p->size))
 			return drop_out(f, PIPEX_C_TX_FAIL, p->size);
 	}
 	if (!encapsulate(ctx, s, p))
 		return drop_out(f, PIPEX_C_TX_FAIL, p->size);
 	count_out(f, p);
 	mirror(ctx, f, PIPEX_DOWN);
-	return send(s->ifindex, path, p->size);
+	if (path == PIPEX_C_FAST_DOWN)
+		return send(s->ifindex, path, p->size);
+	return leave(ctx, s->ifindex, p->size);
 }
 
 SEC("xdp")
@@ -202,6 +246,9 @@ int pipex_core(struct xdp_md *ctx)
 	if (!read_ip(ctx, o.version, o.room, &p))
 		return drop_out(&f, PIPEX_C_DROP_MALFORMED, o.room);
 	if (p.size > f.session->mtu) {
+		/* What npppyd sends in pieces is charged here, so that there is one bucket. */
+		if (divisible(&p) && !police(&f, PIPEX_DOWN, p.size))
+			return drop_out(&f, PIPEX_C_DROP_POLICE, p.size);
 		count(PIPEX_C_PUNT_TOOBIG, p.size);
 		return XDP_PASS;
 	}
@@ -222,21 +269,32 @@ int pipex_nic(struct xdp_md *ctx)
 	nic = bpf_map_lookup_elem(&nics, &ifindex);
 	if (!nic || !same_mac(o.eth->h_dest, nic->mac))
 		return XDP_PASS;
-	/* What passes goes through the stack and comes to pipex_core, which counts it. */
+	/*
+	 * What passes goes through the stack and comes to pipex_core, which counts it, and which knows what to do where
+	 * no frame can be redirected to.
+	 */
 	if (!follow(o.ref, &f) || !(f.blocks & PIPEX_FAST) || f.blocks & PIPEX_USER || !may_pass(&f, o.version) ||
-	    !read_ip(ctx, o.version, o.room, &p) || p.size > f.session->mtu || !plain(&p))
+	    !read_ip(ctx, o.version, o.room, &p) || p.size > f.session->mtu || !plain(&p) ||
+	    partial(&p) || !bpf_map_lookup_elem(&devs, &f.session->ifindex))
 		return XDP_PASS;
 	return down(ctx, &f, &p, PIPEX_C_FAST_DOWN);
 }
 
-/* Nothing may go on into the stack: it would route it to npx0, and back here. */
+/*
+ * IP for npppyd, and frames for peers that pipex_core could not redirect.  Nothing may go on into the stack: it would
+ * route it to npx0, and back here.
+ */
 SEC("tc")
 int pipex_miss(struct __sk_buff *skb)
 {
 	struct pipex_config *cfg;
+	__u32 *out = (void *)(long)skb->data_meta;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return TC_ACT_SHOT;
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)) {
+		if ((void *)(out + 1) > (void *)(long)skb->data)
+			return TC_ACT_SHOT;
+		return bpf_redirect(*out, 0);
+	}
 	for (__u32 shared = 0; shared < PIPEX_SHARED_MAX; shared++) {
 		__u32 index = shared;
 

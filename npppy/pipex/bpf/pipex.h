@@ -11,7 +11,7 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 
-#define PIPEX_VERSION 1
+#define PIPEX_VERSION 2
 
 /* What carries a session. */
 enum pipex_kind {
@@ -60,7 +60,7 @@ struct pipex_net6 {
 };
 
 /* Blocks: what is done with a session's packets, a bit each in pipex_session.blocks. */
-#define PIPEX_FILTER	(1u << 0)	/* drop what does not come from the peer's address or network */
+#define PIPEX_FILTER	(1u << 0)	/* drop what does not come from the peer's address or networks */
 #define PIPEX_MSS	(1u << 1)	/* clamp the MSS of SYNs, both ways */
 #define PIPEX_COUNT	(1u << 2)	/* packets and octets, both ways */
 #define PIPEX_IDLE	(1u << 3)	/* note when a packet passed that counts as activity */
@@ -80,9 +80,16 @@ enum pipex_payload {
 	PIPEX_ETHERNET = 2,
 };
 
-#define PIPEX_ENCAP_MAX 80
+/* Ethernet 14, two tags 8, IPv6 40, UDP 8, L2TP 12, Address and Control 2, and some room. */
+#define PIPEX_ENCAP_MAX 96
 
-/* A session.  npppyd writes it; the programs only read it. */
+/*
+ * A session.  npppyd writes it; the programs only read it: what they count up, sequence numbers and keys, belongs to
+ * maps of their own, by slot.
+ *
+ * encap is the frame header as it leaves.  What varies from packet to packet is filled in where the offsets say, 0:
+ * nowhere.  The peer's outer address and port stand there too, and a frame from another is not the peer's.
+ */
 struct pipex_session {
 	__u32 generation;	/* 0: the slot is free */
 	__u32 blocks;
@@ -91,19 +98,23 @@ struct pipex_session {
 	__u8 kind;
 	__u8 payload;
 	__u8 prefixlen4;	/* of the peer's network */
-	__u8 prefixlen6;
-	__be32 address4;	/* wire */
-	__u8 address6[16];	/* wire: the delegated or framed prefix */
+	__u8 zero;
+	__be32 address4;	/* wire; IPv6 sources are looked up in nets6 */
 	__u16 mtu;		/* the largest IP packet to the peer, and from it */
 	__u16 mru;
+	__u16 shared;		/* which entry of config: the shared interface that its packets come in on */
+	__u16 flags;		/* how encap is filled in, where that is optional: UDP checksum, DSCP; PPPoE: 0 */
 	__be32 magic;		/* wire: ours, for Echo-Reply; and the peer's */
 	__be32 peer_magic;
 	__u32 ifindex;		/* where encapsulated packets leave; 0: by the stack */
+	__u32 mark;		/* of packets that leave by the stack: which IPsec SA is the peer's */
+	struct pipex_ref next;	/* the session that payload goes into, of a LAC or switch; generation 0: none */
 	__u16 encap_len;
-	__u16 length_at;	/* offset in encap of the length field to fill in; PPPoE: of LENGTH */
-	__u8 encap[PIPEX_ENCAP_MAX];	/* all before the PPP Protocol field: Ethernet, tags, outer IP, UDP, ... */
-	__u16 shared;		/* which entry of config: the shared interface that its packets come in on */
-	__u8 spare[34];
+	__u16 length_at;	/* PPPoE: LENGTH; L2TP: Length; PPTP: Payload Length of GRE */
+	__u16 outer_at;		/* the outer IP header, which has a length, and UDP's behind it */
+	__u16 seq_at;		/* L2TP: Ns and Nr; PPTP: Sequence and Acknowledgment Number of GRE */
+	__u8 encap[PIPEX_ENCAP_MAX];	/* all before the PPP Protocol field */
+	__u8 spare[32];
 };
 
 enum pipex_way {
@@ -120,6 +131,7 @@ struct pipex_stats {
 	__u64 echo_ns;		/* of the last Echo-Request that was answered: their rate is bounded */
 	__u64 looped;		/* Echo-Requests with our own magic number */
 	__u64 stack_ns;		/* of the last packet of a fast session that went through the stack: see fast.h */
+	__u64 spare;
 };
 
 /*
@@ -159,19 +171,20 @@ struct pipex_config {
 	__u8 npx0_mac[6];
 	__u8 npx1_mac[6];
 	__u32 echo_interval_ns;		/* least time between two Echo-Replies of a session */
+	__u8 spare[28];
 };
 
-/* A core NIC, which pipex_nic may take packets of fast sessions from; by interface index. */
+/* A NIC, by interface index. */
 struct pipex_nic {
-	__u8 mac[6];		/* its own: no other frames */
-	__u16 zero;
+	__u8 mac[6];		/* of a core NIC, its own: pipex_nic takes no other frames; else 0 */
+	__u16 flags;		/* npppyd's own notes */
 };
 
 /* The head of a record in the ring buffer. */
 enum pipex_event_kind { PIPEX_E_MIRROR = 1 };
 struct pipex_event {
 	__u32 kind;
-	__u32 slot;
+	__u32 ppp_id;
 	__u32 generation;
 	__u16 way;	/* enum pipex_way */
 	__u16 length;	/* of the frame, of which as much follows as there is room for */

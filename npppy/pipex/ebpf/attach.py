@@ -88,26 +88,46 @@ class ForeignError(BpfError):
 Own = Mapping[int, Program]
 
 
-def attach_xdp(name: str, ifindex: int, program: Program, own: Own) -> str:
+def attach_xdp(name: str, ifindex: int, program: Program, own: Own, *, native: bool = False) -> str:
     """Attach *program* to an interface, in place of an older one of ours; returns ``native`` or ``generic``.
 
-    Native is tried first.  Raises :class:`ForeignError` or :class:`BpfError`.
+    Native is tried first, and generic then, but with *native*.  Where it is attached already, nothing is done.  Raises
+    :class:`ForeignError` or :class:`BpfError`.
     """
     lib = library()
     what = f"attach {program} to {name}"
     with _ours(name, ifindex, what, own) as (old, mode):
         if old is not None:
+            if old.id == program.id:
+                return _NAMES[mode]
             opts = _XdpAttach(sz=ctypes.sizeof(_XdpAttach), old_prog_fd=old.fd)
             code = lib.bpf_xdp_attach(ifindex, program.fd, mode | _REPLACE, ctypes.byref(opts))
             if code:
                 raise BpfError(what, -code)
             return _NAMES[mode]
-    for flag in (_DRV_MODE, _SKB_MODE):
+    for flag in (_DRV_MODE,) if native else (_DRV_MODE, _SKB_MODE):
         code = lib.bpf_xdp_attach(ifindex, program.fd, flag | _UPDATE_IF_NOEXIST, None)
         if not code:
             return _NAMES[flag]
-        log.info("iface=%s cannot attach %s as %s XDP: %s", name, program, _NAMES[flag], os.strerror(-code))
+        log.debug("iface=%s cannot attach %s as %s XDP: %s", name, program, _NAMES[flag], os.strerror(-code))
     raise BpfError(what, -code)
+
+
+def xdp_program(name: str, ifindex: int) -> int:
+    """The kernel's number of an interface's XDP program, 0 if there is none.  Raises :class:`BpfError`."""
+    return _query(name, ifindex)[0]
+
+
+def replace_xdp(name: str, ifindex: int, programs: Mapping[str, Program], own: Own) -> str:
+    """Put that of *programs* with the same name in the place of the program of *own* that an interface has.
+
+    At once: no packet goes without.  Returns the name; empty if there is none of *own*.  Raises :class:`BpfError`.
+    """
+    program = own.get(xdp_program(name, ifindex))
+    if program is None:
+        return ""
+    attach_xdp(name, ifindex, programs[program.name], own)
+    return program.name
 
 
 def detach_xdp(name: str, ifindex: int, own: Own) -> bool:
@@ -146,11 +166,7 @@ def _ours(name: str, ifindex: int, what: str, own: Own) -> Iterator[tuple[Progra
 
     Raises :class:`ForeignError` if it is not ours.
     """
-    query = _XdpQuery(sz=ctypes.sizeof(_XdpQuery))
-    code = library().bpf_xdp_query(ifindex, 0, ctypes.byref(query))
-    if code:
-        raise BpfError(f"ask for the XDP program of {name}", -code)
-    number = query.drv_prog_id or query.skb_prog_id or query.hw_prog_id
+    number, attached = _query(name, ifindex)
     if not number:
         yield None, 0
         return
@@ -165,10 +181,19 @@ def _ours(name: str, ifindex: int, what: str, own: Own) -> Iterator[tuple[Progra
             # Only CAP_SYS_ADMIN may look at programs by number.
             raise ForeignError(what, errno.EBUSY, f"{there}: id {number} ({error})") from None
     try:
-        mode = _MODES.get(query.attach_mode, 0)
+        mode = _MODES.get(attached, 0)
         if program.name not in XDP_PROGRAMS or not mode:
             raise ForeignError(what, errno.EBUSY, f"{there}: {program.name!r}, id {number}")
         yield program, mode
     finally:
         if known is None:
             program.close()
+
+
+def _query(name: str, ifindex: int) -> tuple[int, int]:
+    """The kernel's number of an interface's XDP program, 0 if there is none, and its IFLA_XDP_ATTACHED."""
+    query = _XdpQuery(sz=ctypes.sizeof(_XdpQuery))
+    code = library().bpf_xdp_query(ifindex, 0, ctypes.byref(query))
+    if code:
+        raise BpfError(f"ask for the XDP program of {name}", -code)
+    return query.drv_prog_id or query.skb_prog_id or query.hw_prog_id, query.attach_mode

@@ -2,73 +2,93 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Container, Iterable
+import struct
+from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ...config.model import Interface
 from ...pppoe.call import PppoeEncap
 from ...tun.device import TunError
-from ..base import FlowSpec
+from ...tun.netlink import NetlinkError
+from ..base import Attached, FlowSpec, Memory, PipexState
 from ..user import UserBackend
 from . import layout
-from .attach import attach_tc, attach_xdp, detach_xdp
 from .flow import EbpfFlow
-from .layout import CONFIG, NIC, U32
-from .libbpf import BpfError, Ring
-from .maps import PINS, PipexMaps, remove_pins
-from .plumbing import NpxInterface, keep_vlan_tags, teardown
+from .layout import CONFIG, U32
+from .libbpf import BpfError
+from .maps import PINS, PipexMaps
+from .mirror import EbpfMirror
+from .nics import Nics, Place
+from .pins import remove, usable
+from .plumbing import NpxInterface, teardown
 
 log = logging.getLogger("npppy.pipex")
 
 #: Least seconds between two Echo-Replies of a session.
 ECHO_INTERVAL: Final = 0.1
 
-_PATHS: Final = ("STACK_UP", "STACK_DOWN", "FAST_UP", "FAST_DOWN", "USER_UP", "USER_DOWN")
+_CARRIED: Final = ("STACK_UP", "STACK_DOWN", "FAST_UP", "FAST_DOWN")
+_PATHS: Final = (*_CARRIED, "USER_UP", "USER_DOWN")
+
+#: VLAN tags that the programs read, and the EtherType of those that an access port has of its own (IEEE 802.1Q).
+_TAGS: Final = 2
+_VLAN: Final = 0x8100
+
+
+class _Shared(NamedTuple):
+    """The devices of a shared interface: which entry of config, and the indexes of the pair."""
+
+    entry: int
+    npx0: int
+    npx1: int
+    npx: NpxInterface
 
 
 class EbpfBackend(UserBackend):
     """The flows of one routing domain, and where programs are attached."""
 
-    def __init__(self, maps: PipexMaps, pins: Path | None = None, *, fast: bool = False) -> None:
+    def __init__(self, maps: PipexMaps, pins: Path | None = None) -> None:
         """For :meth:`open`."""
         super().__init__()
         self.maps = maps
-        #: Whether new sessions go from NIC to NIC where they can.
-        self.fast = fast
         self._pins = pins
         self._own = {program.id: program for program in maps.programs.values()}
-        # Interface index by name, and whether we have had VLAN tags kept in frames.
-        self._access: dict[str, tuple[int, bool]] = {}
-        self._core: dict[str, int] = {}
-        # Shared interfaces by name: which entry of config, and the index of npx1.
-        self._shared: dict[str, tuple[int, int]] = {}
+        self.nics = Nics(maps, self._own)
+        # Shared interfaces by name.
+        self._shared: dict[str, _Shared] = {}
         self._full = False
 
     @classmethod
-    def open(cls, capacity: int, pins: Path | None = PINS, *, fast: bool = False) -> EbpfBackend:
+    def open(cls, capacity: int, pins: Path | None = PINS, *, keep: bool = False) -> EbpfBackend:
         """Load the programs, for *capacity* sessions, and end what an earlier process has left.
 
-        Raises :class:`BpfError`, :class:`~npppy.tun.netlink.NetlinkError` or :class:`OSError`.
+        With *keep* its sessions go on instead, with what is attached, and are in the maps; if that cannot be, that is
+        logged, and they end.  Raises :class:`BpfError`, :class:`~npppy.tun.netlink.NetlinkError` or :class:`OSError`.
         """
-        for line in teardown(pins, keep=True):
-            log.info("pipex: left by an earlier npppyd: %s", line)
-        maps = PipexMaps(capacity, pins)
-        if maps.adopted and (ended := maps.clear()):
-            log.info("pipex: left by an earlier npppyd: %d sessions removed", ended)
-        return cls(maps, pins, fast=fast)
+        maps = None
+        if keep and pins is not None:
+            try:
+                maps = PipexMaps.take_over(capacity, pins)
+            except (BpfError, OSError) as error:
+                log.error("pipex: the sessions of an earlier npppyd end: %s", error)
+        if maps is None:
+            for line in teardown(pins):
+                log.info("pipex: left by an earlier npppyd: %s", line)
+            maps = PipexMaps(capacity, pins)
+        try:
+            return cls(maps, pins)
+        except (NetlinkError, OSError):
+            maps.close()
+            raise
 
     def close(self) -> None:
         """Detach all, and leave nothing.  Flows and shared interfaces are closed before."""
-        for name in list(self._access):
-            self.detach_access(name)
-        for name in list(self._core):
-            self.detach_core(name)
-        if self._pins is not None and self._pins.is_dir():
-            remove_pins(self._pins)
+        self.nics.close()
+        if self._pins is not None and usable(self._pins):
+            remove(self._pins)
         self.maps.close()
 
     # Devices.
@@ -79,84 +99,65 @@ class EbpfBackend(UserBackend):
         *mtu* is the largest of any session.  To be called on the event loop.  Raises :class:`TunError`.
         """
         maps = self.maps
-        used = {index for index, _ in self._shared.values()}
+        used = {shared.entry for shared in self._shared.values()}
         free = next((index for index in range(layout.SHARED_MAX) if index not in used), None)
         if free is None:
             raise TunError(f"{interface.name}: there are {layout.SHARED_MAX} shared interfaces already")
         npx = NpxInterface.open(interface, mtu, aggregates)
         npx0, npx1 = npx.npx0, npx.npx1
         try:
-            mode = attach_xdp(npx1.name, npx1.ifindex, maps.programs["pipex_core"], self._own)
-            attach_tc(npx1.name, npx1.ifindex, maps.programs["pipex_miss"])
-            self._admit(npx1.ifindex)
+            npx.attach(maps.programs, self._own)
+            self.nics.admit(npx1.ifindex)
             interval = int(ECHO_INTERVAL * 1e9)
             entry = CONFIG.pack(
-                layout.VERSION, npx0.ifindex, npx1.ifindex, npx.ifindex, npx0.mac, npx1.mac, interval
+                layout.VERSION, npx0.ifindex, npx1.ifindex, npx.ifindex, npx0.mac, npx1.mac, interval, bytes(28)
             )
             maps.config.put(U32.pack(free), entry)
         except BpfError as error:
             npx.close()
             raise TunError(f"{interface.name}: {error}") from error
-        self._shared[interface.name] = free, npx1.ifindex
-        log.info("iface=%s pipex on %s, XDP %s on %s", interface.name, npx0.name, mode, npx1.name)
+        self._shared[interface.name] = _Shared(free, npx0.ifindex, npx1.ifindex, npx)
         return npx
 
     def detach(self, name: str) -> None:
         """The interface goes: to be called before its devices are closed."""
         shared = self._shared.pop(name, None)
         if shared is not None:
-            index, ifindex = shared
-            self.maps.config.put(U32.pack(index), bytes(CONFIG.size))
-            self.maps.devs.delete(U32.pack(ifindex))
+            self.maps.config.put(U32.pack(shared.entry), bytes(CONFIG.size))
+            self.maps.devs.delete(U32.pack(shared.npx1))
         super().detach(name)
 
     def attach_access(self, name: str, ifindex: int) -> None:
-        """Carry sessions of an interface on which there are subscribers.
+        """Carry sessions of an interface on which there are subscribers; it may be a VLAN device.
 
-        To be called again when it has another index.  Raises :class:`BpfError`, which says so if the interface has an
-        XDP program of somebody else; then Python carries what comes there.
+        To be called again whenever anything is new of it.  Raises :class:`BpfError`, which says so if the interface
+        has an XDP program of somebody else; then Python carries what comes there.
         """
-        if self._access.get(name, (0,))[0] == ifindex:
-            return
-        self._attach(name, ifindex, "pipex_access", self._core)
-        try:
-            changed = keep_vlan_tags(name, keep=True)
-        except OSError as error:
-            # Drivers that cannot, and that do not take tags away.
-            log.debug("iface=%s cannot keep VLAN tags: %s", name, error)
-            changed = False
-        self._access[name] = ifindex, changed
+        self.nics.attach_access(name, ifindex)
 
     def detach_access(self, name: str) -> None:
         """Do so no more.  The interface may be gone, or never have been attached."""
-        if name not in self._access:
-            return
-        ifindex, changed = self._access.pop(name)
-        self._detach(name, ifindex)
-        if changed:
-            try:
-                keep_vlan_tags(name, keep=False)
-            except OSError as error:
-                log.debug("iface=%s cannot take VLAN tags away again: %s", name, error)
+        self.nics.detach_access(name)
 
     def attach_core(self, name: str, ifindex: int, mac: bytes) -> None:
         """Let packets of fast sessions leave by an interface, and take them in there without the stack.
 
-        *mac* is its own address.  To be called again when it has another index.  Raises :class:`BpfError`.
+        *mac* is its own address.  To be called again whenever anything is new of it.  Raises :class:`BpfError`, also
+        for a driver that has no XDP of its own: each packet would cost more than is saved.
         """
-        if self._core.get(name) == ifindex:
-            return
-        self._attach(name, ifindex, "pipex_nic", self._access)
-        self.maps.nics.put(U32.pack(ifindex), NIC.pack(mac, 0))
-        self._core[name] = ifindex
+        self.nics.attach_core(name, ifindex, mac)
 
     def detach_core(self, name: str) -> None:
         """Do so no more.  The interface may be gone, or never have been attached."""
-        if name not in self._core:
-            return
-        ifindex = self._core.pop(name)
-        self._detach(name, ifindex)
-        self.maps.nics.delete(U32.pack(ifindex))
+        self.nics.detach_core(name)
+
+    def follow_core(self, wanted: bool) -> None:
+        """Let fast packets pass by all interfaces by which they may, as these are now; if not *wanted*, by none.
+
+        To be called again on any news of links and addresses.  What cannot be is logged, once.
+        """
+        ours = {ifindex for shared in self._shared.values() for ifindex in (shared.npx0, shared.npx1)}
+        self.nics.follow_core(wanted, ours)
 
     # Sessions.
 
@@ -167,15 +168,18 @@ class EbpfBackend(UserBackend):
         another flow.
         """
         flow = EbpfFlow(spec, self.interfaces[spec.interface], self._table, now, self.maps)
-        self._table.add(spec.address, spec.prefixlen, flow)
+        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
         if not spec.offload or not isinstance(spec.encap, PppoeEncap):
             return flow
-        access = self._access.get(spec.encap.port.interface)
+        place = self.nics.place(spec.encap.port.interface)
         shared = self._shared.get(spec.interface)
-        if access is None or shared is None:
+        if place is None or shared is None:
+            return flow
+        tags = _tags(place, spec.encap)
+        if len(tags) > _TAGS:
             return flow
         try:
-            flow.enter(spec, access[0], shared[0], self.fast, now)
+            flow.enter(spec, place.ifindex, tags, shared.entry, now)
         except BpfError as error:
             if not self._full:
                 log.error("pipex: ppp=%d is carried by Python, and others may be: %s", spec.session, error)
@@ -184,7 +188,58 @@ class EbpfBackend(UserBackend):
             self._full = False
         return flow
 
-    def paths(self) -> dict[str, tuple[int, int]]:
+    def why_not(self, interface: str, encap: object) -> str:
+        if not isinstance(encap, PppoeEncap):
+            return "the programs do not know its carrier"
+        place = self.nics.place(encap.port.interface)
+        if place is None:
+            return self.nics.why_not(encap.port.interface)
+        if interface not in self._shared:
+            return f"{interface} is not there"
+        if len(_tags(place, encap)) > _TAGS:
+            return f"its frames have more than {_TAGS} VLAN tags"
+        if self.maps.used >= self.maps.capacity:
+            return f"the maps have room for {self.maps.capacity} sessions, and are full"
+        return ""
+
+    def state(self) -> PipexState:
+        maps = self.maps
+        shared = (
+            Attached(name=name, role="shared", mode=npx.mode, note=f"{npx.npx0.name}, {npx.npx1.name}")
+            for name, npx in ((name, shared.npx) for name, shared in self._shared.items())
+        )
+        used: dict[str, int | None] = {
+            "slots": maps.used,
+            "stats": maps.used,
+            "buckets": 2 * maps.used,
+            "config": len(self._shared),
+            "devs": len(list(maps.devs.keys())),
+            "nics": len(list(maps.nics.keys())),
+            # These have no entries that come and go.
+            "counts": None,
+            "events": None,
+        }
+        totals = maps.totals()
+        return PipexState(
+            backend="ebpf",
+            capacity=maps.capacity,
+            interfaces=(*self.nics.attached(), *shared),
+            paths={name: totals[name] for name in _CARRIED},
+            reasons={name: count for name, count in totals.items() if name not in _CARRIED},
+            maps={
+                name: Memory(octets=octets, entries=maps.entries(name), used=used.get(name, 0))
+                for name, octets in maps.memory().items()
+            },
+            closed=self._table.closed,
+        )
+
+    def tags(self, encap: object) -> bytes:
+        if not isinstance(encap, PppoeEncap):
+            return b""
+        place = self.nics.place(encap.port.interface)
+        tags = _tags(place, encap) if place is not None else ()
+        return b"".join(struct.pack(">HH", *tag) for tag in tags)
+
         """Packets and octets by the way they took, since the programs were loaded."""
         totals = self.maps.totals()
         return {name: totals[name] for name in _PATHS}
@@ -193,31 +248,11 @@ class EbpfBackend(UserBackend):
         """The same by the reason why they were dropped, or left to npppyd."""
         return {name: count for name, count in self.maps.totals().items() if name not in _PATHS}
 
-    def ring(self) -> Ring:
-        """What the block MIRROR has copied: records with the head :data:`.layout.EVENT`; for one reader at a time."""
-        return Ring(self.maps.events)
+    def mirror(self) -> EbpfMirror:
+        """What the block MIRROR has copied; for one reader at a time."""
+        return EbpfMirror(self.maps)
 
-    # How it is done.
 
-    def _attach(self, name: str, ifindex: int, program: str, others: Container[str]) -> None:
-        if name in others:
-            raise BpfError(f"attach program {program} to {name}", errno.EBUSY, "it is both access and core")
-        self._admit(ifindex)
-        try:
-            mode = attach_xdp(name, ifindex, self.maps.programs[program], self._own)
-        except BpfError:
-            self.maps.devs.delete(U32.pack(ifindex))
-            raise
-        log.info("iface=%s pipex: XDP %s", name, mode)
-
-    def _detach(self, name: str, ifindex: int) -> None:
-        try:
-            detach_xdp(name, ifindex, self._own)
-        except BpfError as error:
-            if error.code != errno.ENODEV:
-                log.error("iface=%s %s", name, error)
-        self.maps.devs.delete(U32.pack(ifindex))
-
-    def _admit(self, ifindex: int) -> None:
-        """Let frames be redirected to an interface."""
-        self.maps.devs.put(U32.pack(ifindex), U32.pack(ifindex).ljust(self.maps.devs.value_size, b"\0"))
+def _tags(place: Place, encap: PppoeEncap) -> tuple[tuple[int, int], ...]:
+    """EtherType and number of all VLAN tags of a session's frames, the outermost first."""
+    return place.tags + tuple((_VLAN, number) for number in (encap.port.outer, encap.port.inner) if number)

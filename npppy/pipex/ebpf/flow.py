@@ -6,26 +6,30 @@ import errno
 from typing import Final
 
 from ..base import Counters, FlowSpec, Police
+from ..icmp import RateLimit
 from ..ip import MIN_MTU
 from ..lookup import Table
 from ..user import SharedInterface, UserFlow
 from . import layout
-from .layout import REF, SESSION, STATS, U32
-from .libbpf import NOEXIST, BpfError, Map
+from .layout import BUCKET, REF, SESSION, STATS, U32
+from .libbpf import LOCKED, NOEXIST, BpfError, Map
 from .maps import PipexMaps
 
 _ACTIVE: Final = list(STATS.offsets).index("active_ns")
 _HEARD: Final = list(STATS.offsets).index("heard_ns")
 _LOOPED: Final = list(STATS.offsets).index("looped")
 _NOTHING: Final = Counters()
-_NO_ADDRESS6: Final = bytes(16)
-_SPARE: Final = bytes(34)
+_NO_NEXT: Final = bytes(REF.size)
+_SPARE: Final = bytes(32)
+
+#: EtherType and number of VLAN tags, the outermost first.
+Tags = tuple[tuple[int, int], ...]
 
 
 class EbpfFlow(UserFlow):
     """The data of one session in the kernel's hands; what the programs leave to Python goes as in back end ``user``."""
 
-    __slots__ = ("_domain", "_gone", "_key", "_maps", "generation", "slot")
+    __slots__ = ("_domain", "_gone", "_key", "_maps", "_user", "generation", "slot")
 
     def __init__(
         self, spec: FlowSpec, interface: SharedInterface, table: Table[UserFlow], now: float, maps: PipexMaps
@@ -36,6 +40,8 @@ class EbpfFlow(UserFlow):
         self._key = b""
         #: What the kernel had counted when it gave the session back.
         self._gone: tuple[int, ...] = _NOTHING
+        # Whether an operator wants Python to carry it: known here so that a listing costs no system call a session.
+        self._user = False
         #: Its place in the maps; -1 where the kernel has no part in it.
         self.slot = -1
         self.generation = 0
@@ -43,7 +49,7 @@ class EbpfFlow(UserFlow):
     @property
     def carried(self) -> bool:
         """Whether the kernel carries it now."""
-        return self.slot >= 0 and not self.blocks & layout.USER
+        return self.slot >= 0 and not self._user
 
     @property
     def blocks(self) -> int:
@@ -93,27 +99,42 @@ class EbpfFlow(UserFlow):
         return True
 
     def to_user(self) -> bool:
-        """Have Python carry it from the next packet on; limits of its rate do not hold there."""
-        return self.set_blocks(layout.USER)
+        """Have Python carry it from the next packet on."""
+        if self.carried:
+            self.set_blocks(layout.USER)
+            # The tokens move too: two buckets would fill twice as fast.
+            self._police_up, self._police_down = self._bucket(0), self._bucket(1)
+        self._user = True
+        return self.slot >= 0
 
     def to_ebpf(self) -> bool:
         """Have the kernel carry it again."""
-        return self.set_blocks(0, layout.USER)
+        if self.slot >= 0:
+            for way, bucket in enumerate((self._police_up, self._police_down)):
+                if bucket is not None:
+                    tokens, stamp = int(bucket.tokens * 1e9), int(bucket.last * 1e9)
+                    record = BUCKET.pack(int(bucket.rate), bucket.burst, tokens, stamp, 0, 0)
+                    self._maps.buckets.put(U32.pack(2 * self.slot + way), record, LOCKED)
+            self._police_up = self._police_down = None
+            self.set_blocks(0, layout.USER)
+        self._user = False
+        return self.slot >= 0
 
-    def police(self, up: Police | None, down: Police | None) -> bool:
+    def mirror(self, on: bool) -> None:
+        self.set_blocks(layout.MIRROR if on else 0, layout.MIRROR)
+
+    def entries(self) -> tuple[str, ...]:
+        return tuple(item.name for item, _ in self._entries()) if self.slot >= 0 else ()
+
+    def police(self, up: Police | None, down: Police | None) -> None:
         """Limit the rate from the peer and that to it, or lift a limit.
 
-        False where the kernel has no part in the session.  Raises :class:`BpfError` for a rate or burst that cannot
-        be.
+        Raises :class:`BpfError` for a rate or burst that cannot be.
         """
-        if self.slot < 0:
-            return False
-        put = 0
-        for way, limit, block in ((0, up, layout.POLICE_UP), (1, down, layout.POLICE_DOWN)):
-            if limit is not None:
-                self._maps.limit(self.slot, way, limit.rate, limit.burst)
-                put |= block
-        return self.set_blocks(put, layout.POLICE_UP | layout.POLICE_DOWN)
+        if self.slot >= 0:
+            self.set_blocks(self._limit(self.slot, up, down), layout.POLICE_UP | layout.POLICE_DOWN)
+        if not self.carried:
+            super().police(up, down)
 
     def close(self) -> Counters:
         """Further packets from the peer are errors.  Closing again does nothing."""
@@ -121,31 +142,39 @@ class EbpfFlow(UserFlow):
             self.leave()
         return super().close()
 
-    def enter(self, spec: FlowSpec, ifindex: int, shared: int, fast: bool, now: float) -> None:
-        """Give the session to the kernel.  Raises :class:`BpfError`; then Python has it as before."""
+    def enter(self, spec: FlowSpec, ifindex: int, tags: Tags, shared: int, now: float) -> None:
+        """Give the session to the kernel.  Raises :class:`BpfError`; then Python has it as before.
+
+        Its frames pass the interface *ifindex* with *tags*, at most two.
+        """
         maps, encap = self._maps, spec.encap
-        port = encap.port
-        blocks = layout.COUNT | layout.IDLE | layout.IP4
+        outer, inner = (*(number for _, number in tags), None, None)[:2]
+        blocks = layout.COUNT | layout.IDLE
+        if spec.address:
+            blocks |= layout.IP4
+        if spec.networks6:
+            blocks |= layout.IP6
         if spec.ingress_filter:
             blocks |= layout.FILTER
         if spec.mss_adjust:
             blocks |= layout.MSS
         if spec.echo:
             blocks |= layout.ECHO
-        if fast:
+        if spec.fast:
             blocks |= layout.FAST
-        header, length_at = layout.pppoe_encapsulation(port.outer, port.inner, encap.mac, encap.peer, encap.session_id)
-        self._key = layout.pppoe_key(ifindex, port.outer, port.inner, encap.peer, encap.session_id)
+        if spec.mirror:
+            blocks |= layout.MIRROR
+        header, length_at = layout.pppoe_encapsulation(
+            outer, inner, encap.mac, encap.peer, encap.session_id, [protocol for protocol, _ in tags]
+        )
+        self._key = layout.pppoe_key(ifindex, outer, inner, encap.peer, encap.session_id)
         slot, generation = maps.take()
         if slot < 0:
             raise BpfError(f"carry more than {maps.capacity} sessions", errno.ENOSPC)
         ref = REF.pack(slot, generation)
         done = []
         try:
-            for way, limit in ((0, spec.police_up), (1, spec.police_down)):
-                if limit is not None:
-                    maps.limit(slot, way, limit.rate, limit.burst)
-                    blocks |= (layout.POLICE_UP, layout.POLICE_DOWN)[way]
+            blocks |= self._limit(slot, spec.police_up, spec.police_down)
             session = SESSION.pack(
                 generation,
                 blocks,
@@ -156,16 +185,20 @@ class EbpfFlow(UserFlow):
                 spec.prefixlen,
                 0,
                 spec.address.to_bytes(4, "big"),
-                _NO_ADDRESS6,
                 max(spec.mtu, MIN_MTU),
                 max(spec.mru, MIN_MTU),
+                shared,
+                0,
                 spec.magic.to_bytes(4, "big"),
                 spec.peer_magic.to_bytes(4, "big"),
                 ifindex,
+                0,
+                _NO_NEXT,
                 len(header),
                 length_at,
+                0,
+                0,
                 header,
-                shared,
                 _SPARE,
             )
             maps.fill(slot, session, int(now * 1e9))
@@ -179,6 +212,7 @@ class EbpfFlow(UserFlow):
             raise
         self.slot = slot
         self.generation = generation
+        self._police_up = self._police_down = None
 
     def leave(self) -> None:
         """Take the session back for good."""
@@ -191,10 +225,35 @@ class EbpfFlow(UserFlow):
         self.slot = -1
         maps.free(slot)
 
+    def _limit(self, slot: int, up: Police | None, down: Police | None) -> int:
+        """Fill the buckets; returns the blocks that look at them."""
+        blocks = 0
+        for way, limit, block in ((0, up, layout.POLICE_UP), (1, down, layout.POLICE_DOWN)):
+            if limit is not None:
+                self._maps.limit(slot, way, limit.rate, limit.burst)
+                blocks |= block
+        return blocks
+
+    def _bucket(self, way: int) -> RateLimit | None:
+        """What is left in the kernel's bucket of a way, 0 up and 1 down; None: there is no limit."""
+        if not self.blocks & (layout.POLICE_UP, layout.POLICE_DOWN)[way]:
+            return None
+        record = self._maps.buckets.get(U32.pack(2 * self.slot + way))
+        assert record is not None, "arrays have all their elements"
+        rate, burst, tokens, stamp, _, _ = BUCKET.unpack(record)
+        bucket = RateLimit(rate, burst)
+        # One that nothing has taken from is full.
+        if stamp:
+            bucket.tokens, bucket.last = tokens * 1e-9, stamp * 1e-9
+        return bucket
+
     def _entries(self) -> list[tuple[Map, bytes]]:
         """What leads to its slot.  The way down comes first: the peer's first packet may be answered at once."""
         maps = self._maps
-        entries = [(maps.hosts4, layout.host4(self._domain, self._address)), (maps.sessions, self._key)]
+        entries = [(maps.nets6, layout.net6(self._domain, *network)) for network in self._networks6]
         if self._prefixlen < 32:
-            entries.insert(0, (maps.nets4, layout.net4(self._domain, self._address, self._prefixlen)))
+            entries.append((maps.nets4, layout.net4(self._domain, self._address, self._prefixlen)))
+        if self._address:
+            entries.append((maps.hosts4, layout.host4(self._domain, self._address)))
+        entries.append((maps.sessions, self._key))
         return entries

@@ -6,11 +6,12 @@ Octets that are on the wire as they stand here are bytes (``4s`` and the like); 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 #: Of all layouts here.  Maps of another version are not for us.
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: The programs, compiled from pipex/bpf by ``make bpf``.
 OBJECT: Final = str(Path(__file__).parents[1] / "bpf" / "pipex.o")
@@ -67,11 +68,14 @@ DOWN: Final = 1
 # enum pipex_event_kind
 EVENT_MIRROR: Final = 1
 
+#: Of NIC.flags, a note for npppyd alone: that it has had VLAN tags kept in received frames, which the driver took out.
+STRIPPED: Final = 1 << 0
+
 #: Shared interfaces that there may be.
 SHARED_MAX: Final = 16
 
 #: Octets that an encapsulation may have.
-ENCAP_MAX: Final = 80
+ENCAP_MAX: Final = 96
 
 
 class Record(struct.Struct):
@@ -94,27 +98,29 @@ HOST4: Final = Record("domain:I address:4s")
 NET4: Final = Record("prefixlen:I domain:I address:4s")
 NET6: Final = Record("prefixlen:I domain:I address:16s")
 SESSION: Final = Record(
-    "generation:I blocks:I ppp_id:I domain:I kind:B payload:B prefixlen4:B prefixlen6:B address4:4s address6:16s "
-    "mtu:H mru:H magic:4s peer_magic:4s ifindex:I encap_len:H length_at:H encap:80s shared:H spare:34s"
+    "generation:I blocks:I ppp_id:I domain:I kind:B payload:B prefixlen4:B zero:B address4:4s mtu:H mru:H shared:H "
+    "flags:H magic:4s peer_magic:4s ifindex:I mark:I next:8s encap_len:H length_at:H "
+    "outer_at:H seq_at:H encap:96s spare:32s"
 )
 STATS: Final = Record(
     "in_bytes:Q in_packets:Q in_errors:Q out_bytes:Q out_packets:Q out_errors:Q active_ns:Q heard_ns:Q echo_ns:Q "
-    "looped:Q stack_ns:Q"
+    "looped:Q stack_ns:Q spare:Q"
 )
 BUCKET: Final = Record("rate:Q burst:Q tokens:Q stamp_ns:Q lock:I zero:I")
 COUNT_RECORD: Final = Record("packets:Q bytes:Q")
-CONFIG: Final = Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I")
-NIC: Final = Record("mac:6s zero:H")
-EVENT: Final = Record("kind:I slot:I generation:I way:H length:H ns:Q")
+CONFIG: Final = Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I spare:28s")
+NIC: Final = Record("mac:6s flags:H")
+EVENT: Final = Record("kind:I ppp_id:I generation:I way:H length:H ns:Q")
 
 U32: Final = struct.Struct("=I")
 #: Of STATS, from active_ns on: active_ns and heard_ns.
 TIMES: Final = struct.Struct("=QQ")
 
 _ETHERTYPE: Final = b"\x88\x64"
-_VLAN: Final = b"\x81\x00"
+_VLAN: Final = 0x8100
 #: IEEE 802.1ad: the outer of two tags.
-_SERVICE_VLAN: Final = b"\x88\xa8"
+_SERVICE_VLAN: Final = 0x88A8
+_TAG: Final = struct.Struct(">HH")
 
 
 class Encapsulation(NamedTuple):
@@ -125,19 +131,28 @@ class Encapsulation(NamedTuple):
 
 
 def pppoe_key(ifindex: int, outer: int | None, inner: int | None, peer: bytes, session_id: int) -> bytes:
-    """The key of a PPPoE session; tags are VLAN identifiers, of which 0 is none."""
+    """The key of a PPPoE session; tags are VLAN identifiers, of whatever EtherType, of which 0 is none.
+
+    A frame that has a priority only in its tag (identifier 0) is of no VLAN, and answered without a tag.
+    """
     return KEY.pack(PPPOE, 0, session_id.to_bytes(2, "big"), ifindex, outer or 0, inner or 0, peer, 0)
 
 
 def pppoe_encapsulation(
-    outer: int | None, inner: int | None, mac: bytes, peer: bytes, session_id: int
+    outer: int | None,
+    inner: int | None,
+    mac: bytes,
+    peer: bytes,
+    session_id: int,
+    protocols: Sequence[int] = (),
 ) -> Encapsulation:
-    """The frame header of a PPPoE session, from *mac*, ours, to *peer* (RFC 2516 section 4)."""
-    tags = b""
-    if outer and inner:
-        tags = _SERVICE_VLAN + outer.to_bytes(2, "big") + _VLAN + inner.to_bytes(2, "big")
-    elif outer:
-        tags = _VLAN + outer.to_bytes(2, "big")
+    """The frame header of a PPPoE session, from *mac*, ours, to *peer* (RFC 2516 section 4).
+
+    *protocols* are the EtherTypes of the tags, the outermost first; without them they are as is usual.
+    """
+    numbers = [number for number in (outer, inner) if number]
+    protocols = protocols or ((_SERVICE_VLAN, _VLAN) if len(numbers) == 2 else (_VLAN,))
+    tags = b"".join(_TAG.pack(*tag) for tag in zip(protocols, numbers, strict=False))
     octets = peer + mac + tags + _ETHERTYPE + b"\x11\x00" + session_id.to_bytes(2, "big") + b"\0\0"
     return Encapsulation(octets, len(octets) - 2)
 
@@ -150,6 +165,12 @@ def net4(domain: int, address: int, prefixlen: int) -> bytes:
     """*address* may have bits beyond its prefix, which don't count."""
     network = address >> 32 - prefixlen << 32 - prefixlen
     return NET4.pack(32 + prefixlen, domain, network.to_bytes(4, "big"))
+
+
+def net6(domain: int, network: bytes, prefixlen: int) -> bytes:
+    """*network* has 16 octets; bits beyond its prefix don't count."""
+    beyond = 128 - prefixlen
+    return NET6.pack(32 + prefixlen, domain, (int.from_bytes(network, "big") >> beyond << beyond).to_bytes(16, "big"))
 
 
 def fields(record: Record, data: bytes) -> dict[str, Any]:

@@ -37,6 +37,9 @@ EXIST: Final = 2
 LOCKED: Final = 4
 SCHED_CLS: Final = 3
 XDP: Final = 6
+_ARRAY: Final = 2
+_ARRAY_OF_MAPS: Final = 12
+_MAP_CREATE: Final = struct.Struct("=QIIIIII")  # its size, four about BTF, inner map, flags
 _RDONLY_PROG: Final = 1 << 7
 _PERCPU: Final = frozenset((5, 6, 10))  # hash, array, LRU hash
 _SK_BUFF: Final = struct.Struct("40xI")  # up to ifindex
@@ -91,6 +94,8 @@ class _TestRun(ctypes.Structure):
 
 
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+#: What ends a reading of the ring buffer before its end; no function of libbpf returns it.
+_ENOUGH: Final = -errno.ECANCELED
 _SAMPLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 # name: (result, arguments).  Keys, values and names are bytes, whose address is handed over as it is.
@@ -111,6 +116,7 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_map__map_flags": (ctypes.c_uint32, (ctypes.c_void_p,)),
     "bpf_program__name": (ctypes.c_char_p, (ctypes.c_void_p,)),
     "bpf_program__fd": (ctypes.c_int, (ctypes.c_void_p,)),
+    "bpf_map_create": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, *(ctypes.c_uint32,) * 3, ctypes.c_char_p)),
     "bpf_map_lookup_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)),
     "bpf_map_update_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64)),
     "bpf_map_delete_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
@@ -121,6 +127,10 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     ),
     "bpf_map_delete_batch": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)),
     "bpf_map_lookup_batch": (ctypes.c_int, (ctypes.c_int, *(ctypes.c_void_p,) * 6)),
+    "bpf_prog_load": (
+        ctypes.c_int,
+        (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p),
+    ),
     "bpf_obj_pin": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
     "bpf_obj_get": (ctypes.c_int, (ctypes.c_char_p,)),
     "bpf_obj_get_info_by_fd": (ctypes.c_int, (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)),
@@ -231,7 +241,7 @@ class Map(_File):
     @classmethod
     def pinned(cls, path: str) -> Map:
         """The map pinned at *path*."""
-        return cls(_pinned(path), os.path.basename(path))
+        return cls(_pinned(path, "map"), os.path.basename(path))
 
     def get(self, key: bytes) -> bytes | None:
         """The value of *key*, of :attr:`octets` octets."""
@@ -316,9 +326,10 @@ class Map(_File):
             if code and code != -errno.ENOENT:
                 _check(f"read {self}", code)
             started = True
+            key_octets, value_octets = keys.raw, values.raw
             for at in range(count.value):
-                key = keys.raw[at * self.key_size : (at + 1) * self.key_size]
-                found.append((key, values.raw[at * self.octets : (at + 1) * self.octets]))
+                key = key_octets[at * self.key_size : (at + 1) * self.key_size]
+                found.append((key, value_octets[at * self.octets : (at + 1) * self.octets]))
             if code == -errno.ENOENT:
                 return found
 
@@ -348,7 +359,14 @@ class Program(_File):
     @classmethod
     def pinned(cls, path: str) -> Program:
         """The program pinned at *path*."""
-        return cls(_pinned(path))
+        return cls(_pinned(path, "prog"))
+
+    @classmethod
+    def load(cls, kind: int, name: str, code: bytes) -> Program:
+        """A program of a few instructions, of the type *kind*."""
+        fd = library().bpf_prog_load(kind, name.encode(), b"Dual BSD/GPL", code, len(code) // 8, None)
+        _check(f"load program {name}", fd)
+        return cls(fd, name)
 
     @classmethod
     def by_id(cls, number: int) -> Program:
@@ -395,10 +413,12 @@ class Ring:
         fd: int = self._lib.ring_buffer__epoll_fd(self._ring)
         return fd
 
-    def consume(self, take: Callable[[bytes], object]) -> None:
-        """Hand *take* each record that is there."""
+    def consume(self, take: Callable[[bytes], bool | None]) -> None:
+        """Hand *take* each record that is there, or until it returns True: new ones may come faster than it takes."""
         self._take = take
-        _check("read the ring buffer", self._lib.ring_buffer__consume(self._ring))
+        code = self._lib.ring_buffer__consume(self._ring)
+        if code != _ENOUGH:
+            _check("read the ring buffer", code)
 
     def close(self) -> None:
         """To be called once."""
@@ -406,8 +426,7 @@ class Ring:
 
     def _got(self, _: int, data: int, size: int) -> int:
         assert self._take is not None
-        self._take(ctypes.string_at(data, size))
-        return 0
+        return _ENOUGH if self._take(ctypes.string_at(data, size)) else 0
 
 
 class Object:
@@ -494,9 +513,31 @@ def _walk(following: Any, handle: int) -> Iterator[int]:
         item = following(handle, item)
 
 
-def _pinned(path: str) -> int:
+def wait_for_programs() -> None:
+    """Return when no program runs any more that ran as this was called, on any processor."""
+    lib = library()
+    # The kernel promises that of writing to a map of maps, and of nothing else.
+    inner = lib.bpf_map_create(_ARRAY, b"npppy_wait", 4, 4, 1, None)
+    _check("make a map", inner)
+    outer = -1
+    try:
+        options = _MAP_CREATE.pack(_MAP_CREATE.size, 0, 0, 0, 0, inner, 0)
+        outer = lib.bpf_map_create(_ARRAY_OF_MAPS, b"npppy_wait", 4, 4, 1, options)
+        _check("make a map of maps", outer)
+        _check("wait for programs", lib.bpf_map_update_elem(outer, bytes(4), struct.pack("=i", inner), ANY))
+    finally:
+        for fd in (inner, outer):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _pinned(path: str, kind: str) -> int:
     fd: int = library().bpf_obj_get(os.fsencode(path))
     _check(f"get what is pinned at {path}", fd)
+    # The kernel would answer questions about a map as well as about a program.
+    if os.readlink(f"/proc/self/fd/{fd}") != f"anon_inode:bpf-{kind}":
+        os.close(fd)
+        raise BpfError(f"get what is pinned at {path}", errno.EINVAL, f"it is no bpf-{kind}")
     return fd
 
 

@@ -3,52 +3,59 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
+import struct
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from .layout import BUCKET, COUNT_RECORD, COUNTERS, OBJECT, SESSION, STATS, TIMES, U32, VERSION
-from .libbpf import LOCKED, BpfError, Map, Object, Program, unpin
+from ...control.protocol import SOCKET
+from ..base import Count
+from .layout import BUCKET, COUNT_RECORD, COUNTERS, MIRROR, OBJECT, SESSION, STATS, TIMES, U32
+from .libbpf import LOCKED, BpfError, Map, Object, Program
+from .migrate import Legacy
+from .pins import editions, publish, remove, usable
 
 log = logging.getLogger("npppy.pipex")
 
-#: Where pins are, in a directory for each version.
+#: Where pins are, of the daemon with the usual control socket.
 PINS: Final = Path("/sys/fs/bpf/npppy")
 
-#: Maps, and how many entries they have for each session, and for each slot; 0: as the object says.
+#: How many entries maps have for each session, and for each slot; of others the object says it.
 _MAPS: Final = {
     "sessions": (1, 0),
     "hosts4": (1, 0),
     "nets4": (1, 0),
-    "nets6": (1, 0),
+    "nets6": (2, 0),
     "slots": (0, 1),
     "stats": (0, 1),
     "buckets": (0, 2),
-    "counts": (0, 0),
-    "config": (0, 0),
-    "devs": (0, 0),
-    "nics": (0, 0),
-    "events": (0, 0),
 }
 _PROGRAMS: Final = ("pipex_access", "pipex_core", "pipex_nic", "pipex_miss")
 #: A slot that was given back rests until so many others were, and there are so many more than sessions: no program
 #: still runs then that may have found the session before.
 _RESTING: Final = 256
 _GENERATIONS: Final = 0xFFFFFFFF
-_PROGRAM_PIN: Final = "prog_"
 
 #: The largest burst, in octets: a bucket counts nano-octets in 64 bits.
 BURST_MAX: Final = 18 * 10**9
 
+#: Of SESSION: generation and blocks.
+_SLOT: Final = struct.Struct("=II")
 _FREE: Final = bytes(SESSION.size)
 _NO_STATS: Final = bytes(STATS.size)
 
 
-class Count(NamedTuple):
-    packets: int
-    octets: int
+def default_pins(control: str) -> Path:
+    """Where the daemon with this control socket has its pins, so that no two fight over them."""
+    path = os.path.realpath(control)
+    if path == os.path.realpath(SOCKET):
+        return PINS
+    # A name of bpffs has no dots, and no more than 255 octets.
+    return PINS.with_name(f"{PINS.name}-{hashlib.sha256(path.encode()).hexdigest()[:16]}")
 
 
 class PipexMaps:
@@ -57,34 +64,52 @@ class PipexMaps:
     def __init__(self, capacity: int, pins: Path | None = None, path: str = OBJECT) -> None:
         """Load the object at *path* for *capacity* sessions.
 
-        With *pins*, all is pinned there in a directory of this version; where it cannot be, that is logged.  If that
-        has maps of this very size, they are taken over with their entries; other versions, and maps of another size,
-        are removed.  Raises :class:`BpfError`.
+        With *pins*, all is pinned there, in the place of what was; where it cannot be, that is logged.  Raises
+        :class:`BpfError`.
         """
-        self.capacity = capacity
-        #: Whether the entries are those of an earlier process.
-        self.adopted = False
-        self._slots = capacity + _RESTING
-        sizes = {
-            name: capacity * each + self._slots * slot for name, (each, slot) in _MAPS.items() if each or slot
-        }
-        old: dict[str, Map] = {}
-        if pins is not None and os.access(pins, os.R_OK | os.W_OK | os.X_OK):
-            old = _take_over(pins, sizes)
-        try:
+        self._load(capacity, path, {})
+        if pins is not None:
             try:
-                self._object = Object(path, sizes={} if old else sizes, reuse=old)
-                self.adopted = bool(old)
-            except BpfError as error:
-                if not old:
-                    raise
-                log.warning("pipex: what is pinned at %s is not ours, and removed: %s", pins, error)
-                assert pins is not None
-                remove_pins(pins)
-                self._object = Object(path, sizes=sizes)
-        finally:
-            for item in old.values():
-                item.close()
+                if usable(pins):
+                    remove(pins)
+                publish(pins, self._object.maps, self.programs)
+            except (BpfError, OSError) as error:
+                log.warning(
+                    "pipex: %s; so when npppyd is killed, no later one can go on with its sessions, and only root can "
+                    "end them",
+                    error,
+                )
+
+    @classmethod
+    def take_over(cls, capacity: int, pins: Path, path: str = OBJECT) -> PipexMaps | None:
+        """Load the object likewise, with the entries that are pinned, and put its programs where theirs are attached.
+
+        No packet is lost, and no count.  None if nothing is pinned.  Raises :class:`BpfError` or :class:`OSError` if
+        what is there cannot be taken over, or not wholly: then all of it is to be removed.
+        """
+        if not usable(pins) or not editions(pins):
+            return None
+        maps = cls.__new__(cls)
+        with Legacy(pins) as legacy:
+            maps._load(capacity, path, legacy.shared(_sizes(capacity)))
+            try:
+                legacy.copy(maps._object.maps)
+                publish(pins, maps._object.maps, maps.programs)
+                legacy.replace(maps.programs)
+                legacy.move_counters(maps._object.maps)
+                legacy.remove()
+                maps._occupy()
+            except (BpfError, OSError):
+                maps.close()
+                raise
+        return maps
+
+    def _load(self, capacity: int, path: str, shared: Mapping[str, Map]) -> None:
+        """Load the object, with maps of *shared* for its own."""
+        self.capacity = capacity
+        self._slots = capacity + _RESTING
+        sizes = {name: entries for name, entries in _sizes(capacity).items() if name not in shared}
+        self._object = Object(path, sizes=sizes, reuse=shared)
         maps = self._object.maps
         self.programs: dict[str, Program] = {name: self._object.programs[name] for name in _PROGRAMS}
         self.sessions = maps["sessions"]
@@ -103,13 +128,6 @@ class PipexMaps:
         #: Slots from here on were never used.
         self._fresh = 0
         self._generation = 0
-        if self.adopted:
-            self._occupy()
-        if pins is not None:
-            try:
-                self._pin(pins)
-            except BpfError as error:
-                log.warning("pipex: %s: no npppyd that is started later can take the maps over", error)
 
     def close(self) -> None:
         """Close the maps and the programs.  What is attached goes on, with the entries that are there."""
@@ -166,23 +184,6 @@ class PipexMaps:
         """Slots that sessions have."""
         return self._fresh - len(self._freed)
 
-    def clear(self) -> int:
-        """Remove all sessions and interfaces, as what an earlier process has left; returns how many there were."""
-        for item in (self.sessions, self.hosts4, self.nets4, self.nets6):
-            for key, _ in item.items():
-                item.delete(key)
-        for item in (self.devs, self.nics):
-            for key in list(item.keys()):
-                item.delete(key)
-        for index in range(self.config.max_entries):
-            self.config.put(U32.pack(index), bytes(self.config.octets))
-        ended = self.used
-        resting = set(self._freed)
-        for slot in range(self._fresh):
-            if slot not in resting:
-                self.free(slot)
-        return ended
-
     # For who looks on.
 
     def totals(self) -> dict[str, Count]:
@@ -202,68 +203,28 @@ class PipexMaps:
                 found[name] = sum(int(line.split()[1]) for line in file if line.startswith("memlock:"))
         return found
 
+    def entries(self, name: str) -> int:
+        """How many entries a map has room for."""
+        size: int = self._object.maps[name].max_entries
+        return size
+
     def _occupy(self) -> None:
-        """Slots that are in use, in maps that were taken over."""
-        entries = [(U32.unpack(key)[0], U32.unpack_from(value)[0]) for key, value in self.slots.items()]
-        used = {slot: generation for slot, generation in entries if generation}
+        """Find the slots that are in use, of maps that were taken over."""
+        used = {}
+        for key, value in self.slots.items():
+            generation, blocks = _SLOT.unpack_from(value)
+            if not generation:
+                continue
+            used[U32.unpack(key)[0]] = generation
+            if blocks & MIRROR:
+                # Nobody captures any more.
+                self.slots.put(key, value[:4] + U32.pack(blocks & ~MIRROR) + value[8:])
         self._fresh = max(used, default=-1) + 1
         self._freed.extend(slot for slot in range(self._fresh) if slot not in used)
         self._generation = max(used.values(), default=0)
 
-    def _pin(self, pins: Path) -> None:
-        directory = pins / f"v{VERSION}"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BpfError(f"pin maps at {directory}", error.errno or 0) from None
-        for name in _MAPS:
-            if not (directory / name).exists():
-                self._object.maps[name].pin(str(directory / name))
-        for name, program in self.programs.items():
-            unpin(str(directory / f"{_PROGRAM_PIN}{name}"))
-            program.pin(str(directory / f"{_PROGRAM_PIN}{name}"))
 
-
-def pinned_programs(pins: Path) -> dict[int, Program]:
-    """Programs of any version that are pinned, by the kernel's number; the caller's to close."""
-    found = {}
-    for path in pins.glob(f"v*/{_PROGRAM_PIN}*"):
-        program = Program.pinned(str(path))
-        found[program.id] = program
-    return found
-
-
-def remove_pins(pins: Path, keep: Path | None = None) -> int:
-    """Remove the pins of all versions, but those in the directory *keep*; returns how many there were."""
-    count = 0
-    for directory in list(pins.glob("v*")):
-        if directory == keep:
-            continue
-        for path in list(directory.iterdir()):
-            path.unlink()
-            count += 1
-        directory.rmdir()
-    if keep is None and pins.is_dir():
-        pins.rmdir()
-    return count
-
-
-def _take_over(pins: Path, sizes: dict[str, int]) -> dict[str, Map]:
-    """The pinned maps, if they are as they should be; else they are removed, and there are none."""
-    directory = pins / f"v{VERSION}"
-    remove_pins(pins, keep=directory)
-    if not directory.is_dir():
-        return {}
-    found: dict[str, Map] = {}
-    try:
-        for name in _MAPS:
-            found[name] = Map.pinned(str(directory / name))
-            if sizes.get(name, found[name].max_entries) != found[name].max_entries:
-                raise BpfError(f"take {found[name]} over", 0, f"it has {found[name].max_entries} entries")
-    except BpfError as error:
-        log.warning("pipex: what is pinned at %s is removed: %s", directory, error)
-        for item in found.values():
-            item.close()
-        remove_pins(pins)
-        return {}
-    return found
+def _sizes(capacity: int) -> dict[str, int]:
+    """The entries of maps, by name, where the object does not say it."""
+    slots = capacity + _RESTING
+    return {name: capacity * each + slots * slot for name, (each, slot) in _MAPS.items()}

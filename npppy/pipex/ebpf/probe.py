@@ -13,6 +13,7 @@ from .backend import EbpfBackend
 from .layout import OBJECT
 from .libbpf import BpfError, library
 from .maps import PINS, PipexMaps
+from .plumbing import end_leftovers
 
 log = logging.getLogger("npppy.pipex")
 
@@ -60,16 +61,20 @@ def _try(maps: PipexMaps) -> str:
     return ""
 
 
-def choose(capacity: int, pins: Path | None = PINS, *, fast: bool = False) -> UserBackend:
-    """The best back end that works here: ``ebpf`` for *capacity* sessions, else ``user``; one line says which."""
+def choose(capacity: int, pins: Path | None = PINS) -> UserBackend:
+    """The best back end that works here: ``ebpf`` for *capacity* sessions, else ``user``; one line says which.
+
+    Either way what an earlier process has left is ended.
+    """
     reason = why_not()
     if not reason:
         try:
-            backend = EbpfBackend.open(capacity, pins, fast=fast)
+            backend = EbpfBackend.open(capacity, pins)
         except (BpfError, NetlinkError, OSError) as error:
             reason = str(error).splitlines()[0]
         else:
-            log.info("pipex: back end ebpf, forward %s, up to %d sessions", "fast" if fast else "stack", capacity)
+            log.info("pipex: back end ebpf, up to %d sessions", capacity)
             return backend
     log.warning("pipex: back end user, Python carries all packets: %s", reason)
-    return UserBackend()
+    end_leftovers(pins)
+    return UserBackend(reason)

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * What make bench loads npppy with: see bench/wire.py and bench/tcp.py, which share these structures.
+ *
+ *   generate	makes frames, run by BPF_PROG_TEST_RUN again and again, and sends each out of an interface
+ *   sink	XDP where they arrive: compares and counts them
+ *   cpe_out	XDP of a veth whose other end is a subscriber's device: puts PPPoE around what its kernel sends
+ *   cpe_in	XDP of the subscriber's interface: the way back
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* Octets in which the frames of a stream differ, or which are rewritten on the way: all headers and the number. */
+#define HEAD 72
+#define TAIL 16
+#define FRAMES (1 << 15)
+
+struct head {
+	__u64 words[HEAD / 8];
+};
+
+/* Frames number first to first + count - 1, at random. */
+struct sending {
+	__u32 ifindex;
+	__u32 first;
+	__u32 count;
+	__u32 interval;	/* nanoseconds between two; 0: as fast as it goes */
+	__u64 next;
+};
+
+/* As they must arrive; all have the same length and end. */
+struct arriving {
+	__u32 first;
+	__u32 count;
+	__u32 length;
+	__u32 number_at;	/* where a frame has its number, which counts from 0 */
+	__u64 tail[TAIL / 8];
+	__u32 keep;	/* so many right ones still go on to the kernel, for a packet socket to look at */
+	__u16 type;	/* wire: EtherType */
+	__u16 zero;
+};
+
+struct tally {
+	__u64 right;
+	__u64 wrong;
+};
+
+/* Of a subscriber's end. */
+struct cpe {
+	__u32 wire;	/* its interface */
+	__u32 inside;	/* the veth end that cpe_out is on */
+	__u8 header[22];	/* of a frame to the concentrator, up to PPP's Protocol field */
+	__u16 pppoe;	/* 0: plain IP */
+	__u8 inward[14];	/* of a frame to the subscriber's kernel */
+	__u16 zero;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sending);
+} sending SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct arriving);
+} arriving SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FRAMES);
+	__type(key, __u32);
+	__type(value, struct head);
+} sent SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FRAMES);
+	__type(key, __u32);
+	__type(value, struct head);
+} expected SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tally);
+} tallies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cpe);
+} cpes SEC(".maps");
+
+SEC("xdp")
+int generate(struct xdp_md *ctx)
+{
+	__u32 zero = 0, number;
+	__u64 *data = (void *)(long)ctx->data, now;
+	struct sending *s = bpf_map_lookup_elem(&sending, &zero);
+	struct head *head;
+
+	if (!s)
+		return XDP_ABORTED;
+	if (s->interval) {
+		now = bpf_ktime_get_ns();
+		if (now < s->next)
+			return XDP_DROP;
+		s->next = now + s->interval;
+	}
+	number = s->first;
+	if (s->count > 1)
+		number += (__u64)bpf_get_prandom_u32() * s->count >> 32;
+	head = bpf_map_lookup_elem(&sent, &number);
+	if (!head || (void *)data + HEAD > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+#pragma unroll
+	for (int i = 0; i < HEAD / 8; i++)
+		data[i] = head->words[i];
+	return bpf_redirect(s->ifindex, 0);
+}
+
+SEC("xdp")
+int sink(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 zero = 0, number, at;
+	struct arriving *a = bpf_map_lookup_elem(&arriving, &zero);
+	struct tally *t = bpf_map_lookup_elem(&tallies, &zero);
+	__u64 difference = 0, *word = data;
+	struct ethhdr *eth = data;
+	struct head *head;
+
+	if (!a || !t || data + HEAD > end)
+		return XDP_PASS;
+	/* What kernels and npppyd send by themselves is none of ours. */
+	if (eth->h_proto != a->type || end - data != a->length)
+		return XDP_PASS;
+	at = a->number_at;
+	if (at > HEAD - sizeof(number) || data + at + sizeof(number) > end)
+		return XDP_PASS;
+	__builtin_memcpy(&number, data + at, sizeof(number));
+	if (number >= a->count)
+		goto wrong;
+	number += a->first;
+	head = bpf_map_lookup_elem(&expected, &number);
+	if (!head)
+		goto wrong;
+#pragma unroll
+	for (int i = 0; i < HEAD / 8; i++)
+		difference |= word[i] ^ head->words[i];
+	at = a->length - TAIL;
+	if (at > 2048 || data + at + TAIL > end)
+		goto wrong;
+	word = data + at;
+	difference |= (word[0] ^ a->tail[0]) | (word[1] ^ a->tail[1]);
+	if (difference)
+		goto wrong;
+	t->right++;
+	if (a->keep) {
+		a->keep--;
+		return XDP_PASS;
+	}
+	return XDP_DROP;
+wrong:
+	t->wrong++;
+	return XDP_DROP;
+}
+
+SEC("xdp")
+int cpe_out(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 zero = 0;
+	struct cpe *cpe = bpf_map_lookup_elem(&cpes, &zero);
+	struct ethhdr *eth = data;
+	struct iphdr *ip = data + sizeof(*eth);
+	__be16 length;
+
+	if (!cpe || (void *)(ip + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
+		return XDP_DROP;
+	if (!cpe->pppoe) {
+		__builtin_memcpy(data, cpe->header, sizeof(*eth));
+		return bpf_redirect(cpe->wire, 0);
+	}
+	length = bpf_htons(bpf_ntohs(ip->tot_len) + 2);
+	if (bpf_xdp_adjust_head(ctx, -8))
+		return XDP_DROP;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (data + sizeof(cpe->header) > end)
+		return XDP_DROP;
+	__builtin_memcpy(data, cpe->header, sizeof(cpe->header));
+	__builtin_memcpy(data + 18, &length, sizeof(length));
+	return bpf_redirect(cpe->wire, 0);
+}
+
+SEC("xdp")
+int cpe_in(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 zero = 0;
+	struct cpe *cpe = bpf_map_lookup_elem(&cpes, &zero);
+	struct ethhdr *eth = data;
+
+	if (!cpe || data + sizeof(cpe->header) > end)
+		return XDP_PASS;
+	if (cpe->pppoe) {
+		/* PPP's Protocol field: IPv4. */
+		if (eth->h_proto != bpf_htons(ETH_P_PPP_SES) || *(__be16 *)(data + 20) != bpf_htons(0x0021))
+			return XDP_PASS;
+		if (bpf_xdp_adjust_head(ctx, 8))
+			return XDP_DROP;
+		data = (void *)(long)ctx->data;
+		end = (void *)(long)ctx->data_end;
+		if (data + sizeof(cpe->inward) > end)
+			return XDP_DROP;
+	} else if (eth->h_proto != bpf_htons(ETH_P_IP)) {
+		return XDP_PASS;
+	}
+	__builtin_memcpy(data, cpe->inward, sizeof(cpe->inward));
+	return bpf_redirect(cpe->inside, 0);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,195 @@
+"""A frame of a session on one line.  It shows no password: a line is easily pasted somewhere."""
+
+from __future__ import annotations
+
+import socket
+
+from ..cursor import Cursor, Malformed
+from ..ppp import proto
+from ..pppoe.codec import DISCOVERY, SESSION, Code
+from ..text import printable
+
+_TAGS = (0x8100, 0x88A8)
+_IPV6 = 0x0057
+
+_DISCOVERY = {code.value: code.name for code in Code}
+_PROTOCOLS = {number: name.upper() for number, name in proto.NAMES.items()} | {_IPV6: "IPV6"}
+_CODES = {
+    proto.CONFIGURE_REQUEST: "ConfReq",
+    proto.CONFIGURE_ACK: "ConfAck",
+    proto.CONFIGURE_NAK: "ConfNak",
+    proto.CONFIGURE_REJECT: "ConfRej",
+    proto.TERMINATE_REQUEST: "TermReq",
+    proto.TERMINATE_ACK: "TermAck",
+    proto.CODE_REJECT: "CodeRej",
+    proto.PROTOCOL_REJECT: "ProtRej",
+    proto.ECHO_REQUEST: "EchoReq",
+    proto.ECHO_REPLY: "EchoRep",
+    proto.DISCARD_REQUEST: "DiscReq",
+    proto.IDENTIFICATION: "Ident",
+    proto.TIME_REMAINING: "TimeRem",
+}
+_CONFIGURE = range(proto.CONFIGURE_REQUEST, proto.CONFIGURE_REJECT + 1)
+_PAP = {1: "AuthReq", 2: "AuthAck", 3: "AuthNak"}
+_CHAP = {1: "Challenge", 2: "Response", 3: "Success", 4: "Failure"}
+
+_LCP_OPTIONS = {proto.OPT_MRU: "mru", proto.OPT_ACCM: "accm", proto.OPT_AUTH: "auth", proto.OPT_MAGIC: "magic"}
+_IPCP_OPTIONS = {
+    proto.OPT_ADDRESS: "address",
+    proto.OPT_DNS1: "dns1",
+    proto.OPT_DNS2: "dns2",
+    proto.OPT_NBNS1: "nbns1",
+    proto.OPT_NBNS2: "nbns2",
+}
+_AUTH = {b"\xc0\x23": "pap", b"\xc2\x23\x05": "chap-md5", b"\xc2\x23\x81": "mschapv2"}
+
+_ICMP = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded"}
+_ICMP6 = {
+    1: "unreachable",
+    2: "packet too big",
+    3: "time exceeded",
+    128: "echo request",
+    129: "echo reply",
+    133: "router solicitation",
+    134: "router advertisement",
+}
+_FLAGS = "FSRPAUEW"
+
+
+def summary(data: bytes, length: int) -> tuple[str, str]:
+    """The protocol of a frame, and what it says; of its *length* octets *data* may have only the first."""
+    broken = "truncated" if len(data) < length else "malformed"
+    try:
+        return _frame(Cursor(data), broken)
+    except Malformed:
+        return "?", broken
+
+
+def _frame(cursor: Cursor, broken: str) -> tuple[str, str]:
+    cursor.take(12)
+    kind = cursor.u16()
+    while kind in _TAGS:
+        cursor.u16()
+        kind = cursor.u16()
+    if kind not in (DISCOVERY, SESSION):
+        return f"0x{kind:04x}", ""
+    cursor.u8()
+    code = cursor.u8()
+    session = cursor.u16()
+    if kind == DISCOVERY:
+        return _DISCOVERY.get(code, f"0x{code:02x}"), f"session {session}"
+    length = cursor.u16()
+    # What lies behind is padding.
+    ppp = cursor.sub(min(length, len(cursor)))
+    whole = len(ppp) == length
+    protocol = ppp.u8()
+    if not protocol & 1:
+        protocol = protocol << 8 | ppp.u8()
+    try:
+        text = _payload(protocol, ppp) if whole or broken == "truncated" else broken
+    except Malformed:
+        text = "malformed" if whole else broken
+    return _PROTOCOLS.get(protocol, f"0x{protocol:04x}"), text
+
+
+def _payload(protocol: int, cursor: Cursor) -> str:
+    if protocol == proto.IP:
+        return _ip(cursor)
+    if protocol == _IPV6:
+        return _ip6(cursor)
+    if protocol not in (proto.LCP, proto.IPCP, proto.PAP, proto.CHAP, proto.IPV6CP, proto.CCP):
+        return ""
+    code, identifier = cursor.u8(), cursor.u8()
+    body = cursor.sub(cursor.u16() - 4)
+    if protocol == proto.PAP:
+        return f"{_PAP.get(code, f'code {code}')} id={identifier}{_pap(code, body)}"
+    if protocol == proto.CHAP:
+        return f"{_CHAP.get(code, f'code {code}')} id={identifier}{_chap(code, body)}"
+    # The codes beyond are LCP's alone.
+    name = _CODES.get(code) if protocol == proto.LCP or code <= proto.CODE_REJECT else None
+    text = f"{name or f'code {code}'} id={identifier}"
+    if code in _CONFIGURE:
+        return text + "".join(f" {option}" for option in _options(protocol, body))
+    if protocol == proto.LCP and code in (proto.ECHO_REQUEST, proto.ECHO_REPLY, proto.DISCARD_REQUEST):
+        return f"{text} magic=0x{body.u32():08x}"
+    if protocol == proto.LCP and code == proto.PROTOCOL_REJECT:
+        return f"{text} protocol=0x{body.u16():04x}"
+    if code == proto.TERMINATE_REQUEST and len(body):
+        return f'{text} "{printable(body.rest())}"'
+    return text
+
+
+def _options(protocol: int, body: Cursor) -> list[str]:
+    found = []
+    names = {proto.LCP: _LCP_OPTIONS, proto.IPCP: _IPCP_OPTIONS}.get(protocol, {})
+    while len(body):
+        kind = body.u8()
+        value = body.take(body.u8() - 2)
+        name = names.get(kind, f"option{kind}")
+        if name == "mru" and len(value) == 2:
+            shown = str(int.from_bytes(value, "big"))
+        elif name == "auth":
+            shown = _AUTH.get(value, value.hex())
+        elif protocol == proto.IPCP and kind in _IPCP_OPTIONS and len(value) == 4:
+            shown = socket.inet_ntoa(value)
+        else:
+            shown = f"0x{value.hex()}" if value else ""
+        found.append(f"{name}={shown}" if shown else name)
+    return found
+
+
+def _pap(code: int, body: Cursor) -> str:
+    text = printable(body.take(body.u8()))
+    return f' user="{text}"' if code == 1 else f' "{text}"'
+
+
+def _chap(code: int, body: Cursor) -> str:
+    if code in (1, 2):
+        body.take(body.u8())
+        return f' name="{printable(body.rest())}"'
+    return f' "{printable(body.rest())}"'
+
+
+def _ip(cursor: Cursor) -> str:
+    first = cursor.u8()
+    cursor.u8()
+    total = cursor.u16()
+    cursor.u16()
+    fragment = cursor.u16()
+    cursor.u8()
+    protocol = cursor.u8()
+    cursor.u16()
+    source, destination = socket.inet_ntoa(cursor.take(4)), socket.inet_ntoa(cursor.take(4))
+    header = (first & 15) * 4
+    cursor.take(header - 20)
+    if fragment & 0x1FFF:
+        return f"{source} > {destination} protocol {protocol}, fragment at {(fragment & 0x1FFF) * 8}"
+    more = ", first fragment" if fragment & 0x2000 else ""
+    return _transport(source, destination, protocol, cursor, total - header) + more
+
+
+def _ip6(cursor: Cursor) -> str:
+    cursor.u32()
+    size = cursor.u16()
+    protocol = cursor.u8()
+    cursor.u8()
+    source, destination = (socket.inet_ntop(socket.AF_INET6, cursor.take(16)) for _ in range(2))
+    return _transport(source, destination, protocol, cursor, size)
+
+
+def _transport(source: str, destination: str, protocol: int, cursor: Cursor, size: int) -> str:
+    ends = f"{source} > {destination}"
+    if protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6):
+        names = _ICMP if protocol == socket.IPPROTO_ICMP else _ICMP6
+        kind, code = cursor.u8(), cursor.u8()
+        return f"{ends} ICMP {names.get(kind, f'type {kind}')}{f' code {code}' if code else ''}, {size} octets"
+    if protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+        return f"{ends} protocol {protocol}, {size} octets"
+    between = ":" if "." in source else "."
+    ends = f"{source}{between}{cursor.u16()} > {destination}{between}{cursor.u16()}"
+    if protocol == socket.IPPROTO_UDP:
+        return f"{ends} UDP, {size - 8} octets"
+    cursor.take(8)
+    header, flags = (cursor.u8() >> 4) * 4, cursor.u8()
+    shown = "".join(letter for bit, letter in enumerate(_FLAGS) if flags & 1 << bit)
+    return f"{ends} TCP {shown or 'none'}, {size - header} octets"

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Checksums that their sender has left to its NIC.  A veth or tap device, which has no wire, hands such packets on as
+ * they are; only the stack knows, and finishes them.
+ */
+#ifndef PIPEX_PARTIAL_H
+#define PIPEX_PARTIAL_H
+
+#include "parse.h"
+
+/* Offset of the checksum of TCP and UDP. */
+#define TCP_CHECK 16
+#define UDP_CHECK 6
+
+INLINE __u32 folded(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* The sum of words of the wire, which are as they are: it is the same in any order of octets. */
+INLINE __u32 sum_words(const void *at, __u32 octets)
+{
+	const __be16 *word = at;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < octets / 2; i++)
+		sum += word[i];
+	return sum;
+}
+
+/*
+ * Does the checksum cover the pseudo header alone?  Once in 65,536 a finished one looks the same, which does no harm:
+ * the stack forwards that packet.
+ */
+INLINE bool partial(const struct packet *p)
+{
+	const struct iphdr *ip4 = p->ip;
+	const struct ipv6hdr *ip6 = p->ip;
+	__u32 at = p->protocol == PROTO_TCP ? TCP_CHECK : UDP_CHECK, sum;
+	__be16 *check = p->ip + (p->header & 0x3f) + at;
+
+	if (p->fragment || (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP) ||
+	    p->header + at + sizeof(*check) > p->size || (void *)(check + 1) > p->end)
+		return false;
+	sum = p->version == 4 ? sum_words(&ip4->saddr, 8) : sum_words(&ip6->saddr, 32);
+	sum += bpf_htons(p->protocol) + bpf_htons(p->size - p->header);
+	return *check == folded(sum);
+}
+
+#endif

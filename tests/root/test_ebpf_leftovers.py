@@ -1,0 +1,229 @@
+"""Back end ebpf: whatever fails, and when, nothing stays in the kernel once all is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import gc
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from npppy.pipex.base import FlowSpec, Police
+from npppy.pipex.ebpf import libbpf, plumbing
+from npppy.pipex.ebpf.backend import EbpfBackend
+from npppy.pipex.ebpf.libbpf import BpfError, Map, Program, library
+from npppy.port import Port
+from npppy.pppoe.call import PppoeEncap
+from npppy.tun.device import TunError
+from npppy.tun.netlink import Netlink, NetlinkError
+from tests.root.ebpf_lab import CORE, OURS, POOL, THEIRS, Lab, bpffs, interface, links, sh, until, xdp
+
+pytestmark = pytest.mark.root
+
+#: Of libbpf, what asks the kernel for something.
+CALLS = (
+    "bpf_object__open_file",
+    "bpf_object__load",
+    "bpf_map__set_max_entries",
+    "bpf_map_update_elem",
+    "bpf_map_lookup_elem",
+    "bpf_map_delete_elem",
+    "bpf_map_get_next_key",
+    "bpf_obj_pin",
+    "bpf_obj_get_info_by_fd",
+    "bpf_xdp_attach",
+    "bpf_xdp_query",
+    "bpf_tc_hook_create",
+    "bpf_tc_attach",
+)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    made = Lab()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Iterator[Path]:
+    with bpffs(tmp_path) as directory:
+        yield directory
+
+
+class Faults:
+    """Has one of the requests to the kernel fail, and notes what maps and programs there are."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        #: Requests until then; 0: none fails.
+        self.left = 0
+        self.requests = 0
+        self.failed = ""
+        #: (kind, the kernel's number)
+        self.made: set[tuple[str, int]] = set()
+        lib = library()
+        for name in CALLS:
+            patch.setattr(lib, name, self._libbpf(name, getattr(lib, name)))
+        patch.setattr(Netlink, "_call", self._netlink(Netlink._call))
+        patch.setattr(plumbing, "ethtool", self._ethtool(plumbing.ethtool))
+        for kind, item in (("map", Map), ("prog", Program)):
+            patch.setattr(item, "__init__", self._noting(kind, item.__init__))
+
+    def fails(self, what: str) -> bool:
+        if not self.left:
+            return False
+        self.left -= 1
+        self.requests += 1
+        if self.left:
+            return False
+        self.failed = what
+        return True
+
+    def _libbpf(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if not self.fails(name):
+                return function(*arguments)
+            if name == "bpf_object__open_file":
+                ctypes.set_errno(errno.ENOMEM)
+                return None
+            return -errno.ENOMEM
+
+        return call
+
+    def _netlink(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(netlink: Netlink, request: Any) -> Any:
+            if self.fails(request.what):
+                raise NetlinkError(request.what, errno.ENOMEM, "")
+            return function(netlink, request)
+
+        return call
+
+    def _ethtool(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(name: str, command: int, value: int) -> Any:
+            if self.fails(f"ethtool {name}"):
+                raise OSError(errno.ENOMEM, "ethtool")
+            return function(name, command, value)
+
+        return call
+
+    def _noting(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def init(item: Any, *arguments: Any) -> None:
+            function(item, *arguments)
+            self.made.add((kind, item.id))
+
+        return init
+
+
+def alive(kind: str, number: int) -> bool:
+    """Whether the kernel still has it."""
+    fd: int = getattr(ctypes.CDLL(libbpf._LIBRARY), f"bpf_{kind}_get_fd_by_id")(ctypes.c_uint32(number))
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
+def session(number: int) -> FlowSpec:
+    limit = Police(10000, 3000)
+    return FlowSpec(
+        session=number,
+        domain=0,
+        interface="tun0",
+        address=int(IPv4Address("10.0.4.0")) + 8 * number,
+        prefixlen=29,
+        networks6=((b"\x20\x01\x0d\xb8".ljust(15, b"\0") + bytes((number,)), 128),),
+        mtu=1492,
+        mru=1492,
+        send=len,
+        encap=PppoeEncap(Port("acc0"), OURS, THEIRS, number),
+        police_up=limit,
+        police_down=limit,
+        fast=True,
+    )
+
+
+async def use(lab: Lab, pins: Path, faults: Faults, fail: int) -> None:
+    """All that a daemon does with it, and closes it in the end; one request fails."""
+    faults.left = fail
+    backend = EbpfBackend.open(10, pins)
+    try:
+        npx = backend.open_interface(interface(), 1492, [POOL])
+        try:
+            npx.start(backend.attach(npx.name, int(npx.address), npx.write, npx.emit).deliver)
+            try:
+                backend.attach_access("acc0", lab.ifindex)
+                backend.follow_core(True)
+            except BpfError:
+                # Python carries what comes there.
+                pass
+            flows = [backend.add(session(number), 0.0) for number in (1, 2)]
+            for flow in flows:
+                try:
+                    flow.police(None, Police(20000, 3000))
+                    flow.to_user()
+                    flow.to_ebpf()
+                    flow.mirror(True)
+                except BpfError:
+                    # An operator hears of it.
+                    pass
+            faults.left = 0
+            for flow in flows:
+                flow.close()
+            backend.detach(npx.name)
+        finally:
+            faults.left = 0
+            npx.close()
+    finally:
+        faults.left = 0
+        backend.close()
+
+
+async def test_whatever_fails(lab: Lab, pins: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    logging.getLogger("npppy").setLevel(logging.CRITICAL)
+    faults = Faults(monkeypatch)
+    await use(lab, pins, faults, 0)
+    gc.collect()
+    files, before = sorted(os.listdir("/proc/self/fd")), links()
+    number = 0
+    while True:
+        number += 1
+        faults.failed = ""
+        try:
+            await use(lab, pins, faults, number)
+        except (BpfError, NetlinkError, TunError, OSError) as error:
+            faults.failed += f": {error}"
+        if not faults.failed:
+            break
+        bad = []
+        try:
+            await until(lambda: not any(alive(*item) for item in faults.made))
+        except TimeoutError:
+            bad.append(f"alive {[item for item in faults.made if alive(*item)]}")
+        faults.made.clear()
+        if xdp("acc0") or xdp("core0") or links() != before or pins.exists():
+            bad.append(f"{xdp('acc0')} {xdp('core0')} {links() - before} {pins.exists()}")
+        gc.collect()
+        if len(os.listdir("/proc/self/fd")) != len(files):
+            bad.append("files")
+            print([os.readlink(f"/proc/self/fd/{f}") for f in os.listdir("/proc/self/fd") if f not in files and os.path.islink(f"/proc/self/fd/{f}")])
+            files = sorted(os.listdir("/proc/self/fd"))
+        if "bpf-map" in Path("/proc/self/maps").read_text():
+            bad.append("mmap")
+        if bad:
+            print(number, faults.failed.splitlines()[0], bad)
+            plumbing.teardown(pins)
+            for name in links() - before:
+                sh(f"ip link del {name}", check=False)
+            if pins.exists():
+                import shutil
+                shutil.rmtree(pins)
+    print(number)

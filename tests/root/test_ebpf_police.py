@@ -1,0 +1,130 @@
+"""Back end ebpf: limits of a rate, on two processors, by the kernel and by Python."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from npppy.pipex.base import Police
+from tests.root.ebpf_lab import IP, Lab, frame
+from tests.root.ebpf_traffic import FAR, Sender, Sink, from_world
+from tests.unit.ippackets import udp
+
+pytestmark = pytest.mark.root
+
+#: Seconds of traffic, and how often frames are sent in one.
+SECONDS = 10
+TIMES = 80
+#: Octets of a packet.
+SIZE = 1000
+#: A bucket has what comes in so many seconds, for which senders may sleep.
+BURST = 0.5
+#: Of each session: its limit in bit/s, who carries it, and how many frames are sent at a time, more than may pass.
+LIMITS = (
+    (100_000, "kernel", 1),
+    (10_000_000, "kernel", 12),
+    (200_000_000, "kernel", 220),
+    (100_000, "python", 1),
+    (10_000_000, "python", 12),
+    # Every second in other hands.
+    (10_000_000, "both", 12),
+)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    made = Lab()
+    try:
+        made.far()
+        yield made
+    finally:
+        made.close()
+
+
+class Passed:
+    """What has passed of a session one way, by the clock of the packets."""
+
+    def __init__(self) -> None:
+        self.octets = 0
+        self.first = self.last = 0.0
+
+    def take(self, at: float) -> None:
+        self.first = self.first or at
+        self.last = at
+        self.octets += SIZE
+
+
+def receive(sink: Sink, at: int, passed: list[Passed], done: threading.Event) -> None:
+    """The session's number is in the octet at *at*."""
+    while select.select([sink.sock], [], [], 0.2)[0] or not done.is_set():
+        if sink.read():
+            for number, stamp in zip(*sink.columns(at, 1), sink.stamps(), strict=True):
+                passed[number].take(stamp)
+
+
+def send(processor: int, senders: tuple[Sender, ...], count: int) -> None:
+    """So often, and as often as is missing where this thread has slept too long."""
+    os.sched_setaffinity(0, {processor})
+    start = time.monotonic()
+    for number in range(count):
+        time.sleep(max(0.0, start + number / TIMES - time.monotonic()))
+        for sender in senders:
+            sender.send()
+
+
+def police(rate: int) -> Police:
+    return Police(rate // 8, max(int(rate / 8 * BURST), 2 * SIZE))
+
+
+async def test_rate(lab: Lab) -> None:
+    """Rate x time + burst, within 5 %: up and down at once."""
+    await lab.open()
+    lab.raw.close()
+    ups, downs, flows = [], [], []
+    for number, (rate, carrier, count) in enumerate(LIMITS):
+        limit, address = police(rate), f"10.0.0.{number + 2}"
+        flow = lab.add(number + 1, address, police_up=limit, police_down=limit, offload=carrier != "python")
+        assert flow.carried == (carrier != "python")
+        flows.append(flow)
+        data = bytes((number,)) * (SIZE - 28)
+        ups += [frame(number + 1, IP + udp(address, FAR, data))] * count
+        downs += [from_world(udp(FAR, address, data))] * count
+    senders = (Sender(lab.subscriber, "sub0", ups), Sender(lab.world, "core1", downs))
+    sinks = (
+        Sink(lab.world, "core1", 0x0800, SIZE + 14, udp=True, stamps=True),
+        Sink(lab.subscriber, "sub0", 0x8864, SIZE + 22, stamps=True),
+    )
+    passed = [[Passed() for _ in LIMITS] for _ in sinks]
+    done = threading.Event()
+    receiving = [
+        asyncio.create_task(asyncio.to_thread(receive, sink, at, way, done))
+        for sink, at, way in zip(sinks, (42, 50), passed, strict=True)
+    ]
+    count = SECONDS * TIMES
+    sending = [
+        asyncio.create_task(asyncio.to_thread(send, processor, senders, count))
+        for processor in sorted(os.sched_getaffinity(0))[:2]
+    ]
+    while (await asyncio.wait(sending, timeout=1))[1]:
+        moving = flows[-1]
+        assert moving.to_user() if moving.carried else moving.to_ebpf()
+    await asyncio.gather(*sending)
+    done.set()
+    await asyncio.gather(*receiving)
+    for way, name in zip(passed, ("up", "down"), strict=True):
+        for (rate, carrier, _), got in zip(LIMITS, way, strict=True):
+            expected = rate / 8 * (got.last - got.first) + police(rate).burst
+            print(rate, name, carrier, got.octets / expected)
+            assert 0.95 <= got.octets / expected <= 1.05, f"{rate} bit/s {name}, {carrier}"
+    for flow in flows:
+        assert flow.counters().in_errors > 0
+        assert flow.counters().out_errors > 0
+    for end in (*senders, *sinks):
+        assert not isinstance(end, Sink) or end.lost() == 0
+        end.close()
