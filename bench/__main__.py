@@ -53,7 +53,7 @@ QUICK = Sizes(
     idle_time=20.0,
     memory=2000,
     listed=(2000,),
-    packets=packets.Effort(many=2000, pairs=3, kernel_time=0.1, user_time=0.3),
+    packets=packets.Effort(many=2000, pairs=3, kernel_time=0.1, user_time=0.2),
 )
 
 

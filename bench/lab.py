@@ -74,6 +74,9 @@ authentication LOCAL type local {{
 bind tunnel from ACCESS authenticated by LOCAL to tun0
 """
 
+#: What is behind it sees the devices of its network namespace in /sys, as on a machine of its own.
+_OWN_SYS = ("unshare", "--mount", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh")
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _OWN_NETWORK = "/proc/thread-self/ns/net"
@@ -363,11 +366,11 @@ class Lab:
         config.write_text(_CONFIG.format(method=method, pipex=pipex, forward=forward, keepalive=lines))
         users_file.touch(0o600)
         users_file.write_text("".join(f"{name}:password={word}:\n" for name, word in _users(1, users)))
-        argv = [*enter, sys.executable, "-m", "npppy.daemon", "-d", "-f", str(config), "-s", str(self.socket)]
+        daemon_argv = [sys.executable, "-m", "npppy.daemon", "-d", "-f", str(config), "-s", str(self.socket)]
         # When it is killed, its programs and maps stay.
         self._stack.callback(self._tear_down, default_pins(str(self.socket)))
         with self.bng, pinned(OURS):
-            daemon = Npppyd(argv, self.socket)
+            daemon = Npppyd([*enter, *_OWN_SYS, *daemon_argv], self.socket)
         self._start(daemon)
 
         def serves() -> bool:

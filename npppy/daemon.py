@@ -47,7 +47,7 @@ CONFIG = "/etc/npppy/npppd.conf"
 PIDFILE = Path("/var/run/npppyd.pid")
 RESOLVER = Path("/etc/resolv.conf")
 
-#: Seconds between looks at the users files, and at the interfaces of fast packets.
+#: Seconds between looks at the users files.
 REFRESH = 2.0
 #: Seconds that sessions may take to end when the daemon stops, as npppd.
 SHUTDOWN = 5.0
@@ -138,13 +138,13 @@ class Daemon:
             self.config.tunnels, self.engine.open, secrets.token_bytes, self.wheel, self.clock, self.journal
         )
         stack.callback(self.pppoe.close)
-        self.links = LinkMonitor(self._link)
+        self.links = LinkMonitor(self._link, news=self._follow)
         stack.callback(self.links.close)
         for name in sorted(self.pppoe.interfaces()):
             self.links.watch(name)
         self._tick()
-        self.data.follow()
-        refreshing = self.loop.create_task(self._refresh())
+        self._follow()
+        refreshing = self.loop.create_task(self._refresh_users())
         stack.callback(refreshing.cancel)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.stopping.set)
@@ -209,11 +209,13 @@ class Daemon:
         self.wheel.advance(self.clock())
         self.loop.call_later(TICK, self._tick)
 
-    async def _refresh(self) -> None:
+    def _follow(self) -> None:
+        self.data.follow()
+
+    async def _refresh_users(self) -> None:
+        """Follow the users files, in a thread: reading a large one takes a second."""
         while True:
             await asyncio.sleep(REFRESH)
-            self.data.follow()
-            # In a thread: reading a large file of users takes a second.
             await asyncio.to_thread(self.realms.refresh)
 
     def reload(self) -> None:

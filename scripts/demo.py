@@ -192,8 +192,8 @@ class Demo:
             run("ip", "-n", namespace, "link", "set", name, "up", quiet=True)
 
     def routes(self) -> set[str]:
-        """Where the concentrator sends to tun0."""
-        return set(run("ip", "-n", self.bng, "route", "show", "dev", "tun0", quiet=True).splitlines())
+        """Those that npppyd has made."""
+        return set(run("ip", "-n", self.bng, "route", "show", "proto", "112", quiet=True).splitlines())
 
     # The concentrator.
 
@@ -323,7 +323,7 @@ def show(demo: Demo) -> None:
     daemon = demo.serve()
     check(not demo.sessions(), "npppyd answers, and has no session")
     before = demo.routes()
-    check(any(line.startswith("10.65.0.0/24 ") for line in before), f"{len(before)} routes to tun0 cover the pools")
+    check(any(line.startswith("10.65.0.0/24 ") for line in before), f"{len(before)} routes cover the pools")
 
     step("Subscribers dial")
     subscribers: dict[str, Program] = {}
@@ -365,6 +365,15 @@ def show(demo: Demo) -> None:
         "the counters have all that went through",
     )
 
+    step("Who has carried the data")
+    demo.ctl("pipex")
+    pipex = json.loads(demo.ctl("-j", "pipex", quiet=True))
+    if pipex["backend"] == "ebpf":
+        python = pipex["paths"]["python"]
+        check(not any(python[way]["packets"] for way in ("up", "down")), "the kernel: no packet of data reached Python")
+    else:
+        say(f"Python, since the kernel cannot: {pipex['reason']}")
+
     step("One session is cleared")
     demo.ctl("clear", "ppp-id", str(sessions["alice"]["ppp_id"]))
     gone = subscribers["alice"].event("down")
@@ -390,7 +399,7 @@ def show(demo: Demo) -> None:
     step("npppyd ends")
     check(daemon.stop() == 0, "npppyd has ended in order")
     links = run("ip", "-n", demo.bng, "-br", "link")
-    check("tun0" not in links, "tun0 has gone with it")
+    check("tun0" not in links and "npx" not in links, "its devices have gone with it")
 
 
 def interrupted(number: int, frame: object) -> NoReturn:

@@ -41,30 +41,23 @@ class Answer:
     def __init__(self, sock: socket.socket, *, endless: bool = False) -> None:
         self._sock = sock
         self._endless = endless
-        self._stopped = False
         self.done: Message = {}
 
     def __iter__(self) -> Iterator[list[Message]]:
-        try:
-            while (message := receive(self._sock)) is not None:
-                if "rows" in message:
-                    yield message["rows"]
-                elif "done" in message:
-                    self.done = message["done"]
-                    return
-            if not self._endless:
-                raise ControlError("npppyd closed the connection before the end")
-        except ControlError:
-            # What was under way when it was stopped has no end.
-            if not self._stopped:
-                raise
+        while (message := receive(self._sock)) is not None:
+            if "rows" in message:
+                yield message["rows"]
+            elif "done" in message:
+                self.done = message["done"]
+                return
+        if not self._endless:
+            raise ControlError("npppyd closed the connection before the end")
 
     def stop(self) -> None:
-        """End it here: the iteration ends after what has come already.  For a signal handler."""
-        self._stopped = True
+        """Ask npppyd to bring ``capture`` to its end; what it has gathered still comes.  For a signal handler."""
         with contextlib.suppress(OSError):
             # npppyd may have closed it.
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._sock.shutdown(socket.SHUT_WR)
 
 
 class Connection:

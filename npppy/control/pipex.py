@@ -17,7 +17,6 @@ from ..pipex.user import UserFlow
 from ..ppp.engine import Engine
 from ..ppp.link import IN
 from ..ppp.session import Session
-from ..ppp.station import Phase
 from .protocol import Message, RequestError
 from .sessions import SLICE, limits, slices
 from .subject import carrier
@@ -63,7 +62,7 @@ class PipexCommands:
             return await self._show()
         session = self._session(request)
         flow = session.flow
-        if session.phase is not Phase.UP or flow is None:
+        if flow is None:
             raise RequestError(f"ppp id {session.id} is not up")
         if not isinstance(flow, UserFlow):
             raise RequestError(f"back end {self._backend().state().backend} carries nothing")
@@ -160,7 +159,7 @@ class PipexCommands:
     # capture
 
     async def capture(self, request: Message, reply: Reply) -> Message:
-        """Runs until the client goes away, the session ends, or it has as many frames as it wants."""
+        """Runs until the client goes away or stops it, the session ends, or it has as many frames as it wants."""
         session = self._session(request)
         try:
             snaplen = _whole(request, "snaplen", 65535)
@@ -172,6 +171,7 @@ class PipexCommands:
         # The Epoch's nanoseconds at the beginning of the monotonic clock; the same for all, so that none overtakes.
         epoch = time.time_ns() - time.monotonic_ns()
         frames = lost = 0
+        reply.stop = lambda: capture.end("interrupted")
         try:
             await reply.rows([{"event": "begin", "ppp_id": session.id}])
             while True:
@@ -208,7 +208,7 @@ def _bucket(rate: object, burst: object, packet: int) -> Police | None:
         raise RequestError(f"a rate of {rate} bit/s: it may be {LEAST_RATE} to {MOST_RATE}, or 0 for no limit")
     octets = rate // 8
     if burst is None:
-        burst = min(max(int(octets * BURST_TIME), LEAST_BURST, packet), MOST_BURST)
+        burst = max(int(octets * BURST_TIME), LEAST_BURST)
     assert isinstance(burst, int)
     if not packet <= burst <= MOST_BURST:
         raise RequestError(

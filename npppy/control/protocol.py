@@ -10,7 +10,8 @@ object.  npppyd speaks first::
     npppyd     {"done": {...}}              the end; what it holds is the command's
 
 ``{"error": "text"}`` may stand in the place of any frame of npppyd's and is its last.  A connection carries one
-command; a client that sends more, or closes, ends the command.
+command; a client that sends more, or closes, ends the command.  One that closes only its own side of the connection
+brings "capture" to its end, with a "done" as always.
 
 npppyctl imports this module, and starts faster for what it does not import.
 """

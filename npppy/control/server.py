@@ -40,6 +40,9 @@ MAX_CLIENTS = 64
 #: Seconds a client may take to greet and to say what it wants.
 REQUEST_TIMEOUT = 10
 
+#: Seconds that a command which its client has stopped may take to its end.
+STOP_TIMEOUT = 10
+
 #: Rows are gathered to frames of about this size, in octets.
 BATCH = 64 * 1024
 
@@ -78,6 +81,9 @@ class Reply:
     def __init__(self, writer: asyncio.StreamWriter, name: str) -> None:
         self._writer = writer
         self._name = name
+        #: Called when the client has said all, which means that it wants the command to come to its end, and waits for
+        #: that.  A command that has not set it is broken off.
+        self.stop: Callable[[], object] | None = None
 
     def __str__(self) -> str:
         """What log lines about the client begin with."""
@@ -107,7 +113,7 @@ class Reply:
 
 #: Carries out a command: sends rows, if any, and returns the result, {} for none.  It raises
 #: :class:`~npppy.control.protocol.RequestError` for what the client is to be told, and is cancelled when the client
-#: goes away.
+#: goes away, unless it has set :attr:`Reply.stop`.
 Handler = Callable[[Message, Reply], Awaitable[Message]]
 
 
@@ -265,6 +271,9 @@ class ControlServer:
         gone = asyncio.ensure_future(reader.read(1))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and reply.stop is not None and gone.exception() is None and not gone.result():
+                reply.stop()
+                await asyncio.wait((work,), timeout=STOP_TIMEOUT)
             if not work.done():
                 raise ConnectionResetError("the client has gone")
             work.result()

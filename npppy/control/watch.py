@@ -45,7 +45,6 @@ class PcapFile:
             try:
                 with self._open(out) as file:
                     file.write(_HEADER)
-                    file.flush()
                     for rows in itertools.chain((first,), parts):
                         file.write(b"".join(_record(row) for row in tally.frames(rows)))
                         file.flush()
@@ -102,7 +101,7 @@ class _Tally:
 
 @contextlib.contextmanager
 def _stoppable(answer: Answer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end *answer*, so that no frame is cut in two, and the next ones the program."""
+    """Ctrl-C and SIGTERM bring *answer* to its end, so that all is told, and the next ones end the program."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -105,7 +105,7 @@ class DataPath:
                 log.error("iface=%s pipex: Python carries the sessions that come there: %s", link.name, error)
 
     def follow(self) -> None:
-        """Look which interfaces fast packets may leave and come by.  To be called now and then."""
+        """Look which interfaces fast packets may leave and come by; something is new of some interface or address."""
         self.backend.follow_core(self._fast)
 
 

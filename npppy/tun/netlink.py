@@ -54,11 +54,14 @@ _GROUP_LINK: Final = 0x1
 _GROUP_ADDRESS4: Final = 0x10
 _GROUP_ADDRESS6: Final = 0x100
 _TABLE_MAIN: Final = 254
+_SCOPE_UNIVERSE: Final = 0
 _SCOPE_LINK: Final = 253
 _SCOPE_NOWHERE: Final = 255
 _UNICAST: Final = 1
 _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
+_RTA_GATEWAY: Final = 5
+_ONLINK: Final = 4
 
 # linux/if_link.h, linux/if_addr.h, linux/if.h
 _IFLA_ADDRESS: Final = 1
@@ -268,9 +271,12 @@ class Netlink:
         body += _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
         self._call(_Request(f"give {name} the address {address}", _NEWADDR, _NEW, body))
 
-    def add_route(self, name: str, ifindex: int, network: IPv4Network) -> None:
-        """Route *network* to an interface, in the main table, with our protocol number."""
-        self._call(_add_route(name, ifindex, network))
+    def add_route(self, name: str, ifindex: int, network: IPv4Network, gateway: IPv4Address | None = None) -> None:
+        """Route *network* to an interface, in the main table, with our protocol number.
+
+        A *gateway* is one that is behind the interface, whatever its address.
+        """
+        self._call(_add_route(name, ifindex, network, gateway))
 
     def change_routes(self, changes: Iterable[_Request]) -> list[NetlinkError]:
         """Make changes (:class:`RouteQueue` has them) in one go; what fails does not stop the rest."""
@@ -391,17 +397,19 @@ class XdpFeatures:
 class RouteQueue:
     """Routes to one interface, for many sessions: made soon, in order, and a bounded number at a time."""
 
-    def __init__(self, netlink: Netlink, name: str, ifindex: int) -> None:
+    def __init__(self, netlink: Netlink, name: str, ifindex: int, gateway: IPv4Address | None = None) -> None:
+        """*gateway* as for :meth:`Netlink.add_route`."""
         self._netlink = netlink
         self._name = name
         self._ifindex = ifindex
+        self._gateway = gateway
         self._waiting: deque[_Request] = deque()
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.Handle | None = None
 
     def add(self, network: IPv4Network) -> None:
         """Route *network* to the interface.  That it could not be is logged."""
-        self._put(_add_route(self._name, self._ifindex, network))
+        self._put(_add_route(self._name, self._ifindex, network, self._gateway))
 
     def remove(self, network: IPv4Network) -> None:
         """Do so no more.  That it could not be removed is logged."""
@@ -585,9 +593,12 @@ def _open(groups: int = 0, protocol: int = socket.NETLINK_ROUTE) -> socket.socke
     return opened
 
 
-def _add_route(name: str, ifindex: int, network: IPv4Network) -> _Request:
-    body = _ROUTE.pack(socket.AF_INET, network.prefixlen, 0, 0, _TABLE_MAIN, RTPROT_NPPPY, _SCOPE_LINK, _UNICAST, 0)
+def _add_route(name: str, ifindex: int, network: IPv4Network, gateway: IPv4Address | None) -> _Request:
+    scope, flags = (_SCOPE_LINK, 0) if gateway is None else (_SCOPE_UNIVERSE, _ONLINK)
+    body = _ROUTE.pack(socket.AF_INET, network.prefixlen, 0, 0, _TABLE_MAIN, RTPROT_NPPPY, scope, _UNICAST, flags)
     body += _route_attributes(ifindex, network)
+    if gateway is not None:
+        body += _attribute(_RTA_GATEWAY, gateway.packed)
     return _Request(f"add the route {network} to {name}", _NEWROUTE, _NEW, body)
 
 

@@ -430,6 +430,8 @@ class TestFilter:
             template[8:24] = source
             passes = bit >= length
             assert rig.up(data(bytes(template))).verdict == (REDIRECT if passes else DROP), bit
+        template[8:24] = prefix.to_bytes(16, "big")
+        assert rig.up(data(bytes(template))).verdict == REDIRECT
 
     def test_ip6_of_several_prefixes(self, rig: Rig) -> None:
         """A session may use all of its own, and nothing of them that another has."""

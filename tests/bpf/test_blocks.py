@@ -153,7 +153,7 @@ class TestMss:
         for packet in (tcp(REMOTE, ADDRESS, options=b"\2\4\xff\xff"), tcp6(REMOTE6, ADDRESS6, options=b"\2\4\xff\xff")):
             assert down(rig, packet) == packet
 
-    @pytest.mark.parametrize("mtu", [0, 40, 59])
+    @pytest.mark.parametrize("mtu", [0, 40, 59, 60])
     def test_mtu_that_has_no_room(self, rig: Rig, mtu: int) -> None:
         rig.session(mtu=mtu)
         packet = tcp6(ADDRESS6, REMOTE6, options=b"\2\4\xff\xff")

@@ -99,6 +99,9 @@ MODES = {
 EVERY_MODE = pytest.mark.parametrize("lab", MODES, indirect=True)
 KERNEL_MODES = pytest.mark.parametrize("lab", ["ebpf", "fast"], indirect=True)
 
+#: Whether the kernel tells what drivers can do with XDP: since Linux 6.3.
+_TELLS = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 3)
+
 _indexes = itertools.count(1000)
 
 T = TypeVar("T")
@@ -338,6 +341,14 @@ class Lab:
         rows = until(self.sessions, "a session")
         assert len(rows) == 1
         return rows[0]
+
+    @property
+    def way(self) -> str:
+        """How the programs count what they carry: see :meth:`paths`."""
+        if self.mode == "fast" and not _TELLS:
+            # There virtual wires go through the stack, since nobody can know whether they take frames from XDP.
+            return "STACK"
+        return {"user": "USER", "ebpf": "STACK", "fast": "FAST"}[self.mode]
 
     @property
     def pins(self) -> Path:

@@ -54,8 +54,7 @@ def test_files_both_ways(lab: Lab) -> None:
     assert tcp_timeouts(lab.sub) + tcp_timeouts(lab.net) < 5
     taken = lab.paths() - before
     if lab.mode != "user":
-        way = "FAST" if lab.mode == "fast" else "STACK"
-        assert min(taken[f"{way}_UP"], taken[f"{way}_DOWN"]) > size // 1460
+        assert min(taken[f"{lab.way}_UP"], taken[f"{lab.way}_DOWN"]) > size // 1460
 
 
 @pytest.mark.parametrize("adjust", [True, False])

@@ -88,8 +88,7 @@ def test_renegotiation_under_traffic(lab: Lab, layer: str) -> None:
         stream.flows(30)
     taken = lab.paths() - before
     if lab.mode != "user":
-        way = "FAST" if lab.mode == "fast" else "STACK"
-        assert min(taken[f"{way}_UP"], taken[f"{way}_DOWN"]) >= 25
+        assert min(taken[f"{lab.way}_UP"], taken[f"{lab.way}_DOWN"]) >= 25
     for stream in streams:
         lost = stream.stop()
         # While negotiations go on, and not before or after.

@@ -18,7 +18,6 @@ import select
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -385,48 +384,3 @@ def bpffs(path: Path) -> Iterator[Path]:
         yield path / "npppy"
     finally:
         assert LIBC.umount(os.fsencode(path)) == 0
-
-
-#: For another process: a lab in the devices that are there, and fewer rights.
-PROLOGUE = """
-import asyncio, ctypes, logging, os, struct, sys
-from pathlib import Path
-from npppy.pipex.ebpf.maps import PipexMaps
-from npppy.pipex.ebpf.plumbing import teardown
-from npppy.pipex.ebpf.probe import choose, why_not
-from tests.root.ebpf_lab import *
-
-def capabilities(*numbers, user=0):
-    libc = ctypes.CDLL(None)
-    if user:
-        # A tun device that all may open, as most systems have it; in a mount namespace of our own.
-        assert libc.unshare(0x20000) == 0 and libc.mount(b"none", b"/", None, 0x44000, None) == 0
-        assert libc.mount(b"tmpfs", b"/dev/net", b"tmpfs", 0, None) == 0
-        os.mknod("/dev/net/tun", 0o20666, os.makedev(10, 200))
-        os.chmod("/dev/net/tun", 0o666)
-        assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    mask = sum(1 << number for number in numbers)
-    data = struct.pack("<6I", mask & 0xFFFFFFFF, mask & 0xFFFFFFFF, 0, mask >> 32, mask >> 32, 0)
-    assert libc.capset(struct.pack("<Ii", 0x20080522, 0), data) == 0
-
-def existing_lab():
-    lab = Lab.__new__(Lab)
-    lab.flows, lab.pump, lab.ifindex = {}, None, socket.if_nametoindex("acc0")
-    lab.access = packet_socket("acc0", 0x8864)
-    return lab
-"""
-
-
-def process(body: str) -> subprocess.CompletedProcess[str]:
-    """Run the body of a coroutine in another process, with a lab of its own in the devices that are there."""
-    script = f"""{PROLOGUE}
-async def main():
-    lab = existing_lab()
-    {body}
-asyncio.run(main())
-"""
-    root = Path(__file__).parents[2]
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import socket
 import struct
 
-from tests.root.ebpf_lab import CORE, NEXT, Namespace
+from tests.root.ebpf_lab import CORE, NEXT, Namespace, sh
 from tests.unit.ippackets import words
 
 #: A host behind the world, who never answers.
@@ -94,6 +95,12 @@ def hop(packet: bytes) -> bytes:
     """An IPv4 packet without options as a router leaves it."""
     head = packet[:8] + bytes((packet[8] - 1,)) + packet[9:10] + b"\0\0" + packet[12:20]
     return head[:10] + (0xFFFF ^ words(head)).to_bytes(2, "big") + head[12:] + packet[20:]
+
+
+def dropped(*names: str) -> int:
+    """Frames for which the links of these interfaces had no room."""
+    links = json.loads(sh("ip -j -s link show"))
+    return sum(link["stats64"]["tx"]["dropped"] for link in links if link["ifname"] in names)
 
 
 class Sender:

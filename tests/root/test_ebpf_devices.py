@@ -33,11 +33,11 @@ from tests.root.ebpf_lab import (
     gro,
     interface,
     links,
-    process,
     sh,
     until,
     xdp,
 )
+from tests.root.ebpf_process import process
 
 pytestmark = pytest.mark.root
 
@@ -86,10 +86,10 @@ class TestDevices:
         assert npx is not None
         more = IPv4Network("10.7.0.0/24")
         npx.add_route(more)
-        await until(lambda: "10.7.0.0/24 dev npx0" in sh("ip route"))
+        await until(lambda: "10.7.0.0/24 via 192.0.0.8 dev npx0" in sh("ip route"))
         npx.remove_route(more)
         await until(lambda: "10.7.0.0/24" not in sh("ip route"))
-        assert f"{POOL} dev npx0" in sh("ip route")
+        assert f"{POOL} via 192.0.0.8 dev npx0" in sh("ip route")
 
     async def test_names_that_others_have(self, lab: Lab) -> None:
         for name in ("npx0", "npx1"):

@@ -100,8 +100,8 @@ def test_memory(loaded: Object) -> None:
         assert (stats.get(struct.pack("=I", 3)) or b"")[:4] == b"abcd"
         stats.put(struct.pack("=I", 4), b"x" * stats.value_size)
         assert memory[stats.value_size * 4 : stats.value_size * 5] == b"x" * stats.value_size
-    with pytest.raises(BpfError, match="cannot map map slots into memory"):
-        loaded.maps["slots"].mapped()
+    with pytest.raises(BpfError, match="cannot map map buckets into memory"):
+        loaded.maps["buckets"].mapped()
 
 
 def test_run(loaded: Object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from npppy.pipex.ebpf import layout, migrate
 from npppy.pipex.ebpf.attach import attach_tc, attach_xdp
 from npppy.pipex.ebpf.backend import EbpfBackend
 from npppy.pipex.ebpf.layout import SESSION, STATS, U32, VERSION, Record
-from npppy.pipex.ebpf.libbpf import XDP, Map, Object, Program
+from npppy.pipex.ebpf.libbpf import XDP, Map, Object, Program, library
 from npppy.pipex.ebpf.maps import PipexMaps
 from npppy.pipex.ebpf.migrate import OLDER
 from npppy.pipex.ebpf.pins import editions, publish
@@ -32,17 +34,27 @@ from tests.root.ebpf_lab import (
     IP,
     OURS,
     POOL,
-    PROLOGUE,
     THEIRS,
     Lab,
     bpffs,
     frame,
     interface,
+    links,
     sh,
     until,
     xdp,
 )
-from tests.root.test_ebpf_teardown import BOMB, CAPABILITIES, NOBODY, alive, home, pinned
+from tests.root.ebpf_process import (
+    BOMB,
+    CAPABILITIES,
+    CHANGES,
+    FILES,
+    NOBODY,
+    PROLOGUE,
+    alive,
+    nobodys_bpffs,
+    pinned,
+)
 from tests.unit.ippackets import udp
 
 pytestmark = pytest.mark.root
@@ -70,6 +82,12 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture
 def pins(tmp_path: Path) -> Iterator[Path]:
     with bpffs(tmp_path) as directory:
+        yield directory
+
+
+@pytest.fixture
+def nobodys_pins() -> Iterator[Path]:
+    with nobodys_bpffs() as directory:
         yield directory
 
 
@@ -107,9 +125,8 @@ class Npppyd:
 
     def install(self, version: int, capacity: int = 100) -> None:
         """Begin anew, with sessions that have counted nothing."""
-        if self._pins.exists():
-            teardown(self._pins)
-            self.npx.close()
+        if self.npx.npx0.name not in links() or self._pins.exists():
+            self.close()
             self.npx = NpxInterface.open(interface(), 1492, [POOL])
         records = {"slots": SESSION, "config": layout.CONFIG} | OLDER[version]
         sizes = dict.fromkeys(("sessions", "hosts4", "nets4", "nets6"), capacity)
@@ -414,9 +431,9 @@ async def test_killed(lab: Lab, pins: Path, processes: Processes, version: int) 
     old.close()
 
 
-async def test_an_ordinary_user(lab: Lab, pins: Path) -> None:
+async def test_an_ordinary_user(lab: Lab, nobodys_pins: Path) -> None:
     """With CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_PERFMON, and a directory of its own."""
-    pins = home(pins)
+    pins = nobodys_pins
     old = Npppyd(lab, pins, 1)
     for path in (pins, *pins.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
@@ -543,20 +560,35 @@ def test_counters_are_moved_at_once() -> None:
     with Object(layout.OBJECT) as one, Object(layout.OBJECT) as other:
         maps = [one.maps["stats"], other.maps["stats"]]
         count = Program.load(XDP, "count", b"".join(migrate._finder(*maps)) + INCREMENT)
-        counted = threading.Thread(target=lambda: count.run(bytes(14), repeat=REPEAT))
         for item, times in zip(maps, ((5, 9), (7, 8)), strict=True):
             item.put(U32.pack(0), filled(STATS, active_ns=times[0], heard_ns=times[1]))
-        counted.start()
-        moves = 0
-        while counted.is_alive() or moves % 2:
-            migrate._move(maps[1 - moves % 2], STATS, maps[moves % 2], [U32.pack(0)])
-            moves += 1
-        counted.join()
-        count.close()
+        runs = 0
+        enough = threading.Event()
+
+        def run() -> None:
+            nonlocal runs
+            os.sched_setaffinity(0, {max(processors)})
+            while not enough.is_set():
+                count.run(bytes(14), repeat=REPEAT)
+                runs += 1
+
+        processors = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(processors)})
+        counting = threading.Thread(target=run)
+        counting.start()
+        movers = [Program.load(XDP, "move", migrate._mover(old, STATS, new)) for old, new in (maps, maps[::-1])]
+        # Until they have surely met.
+        while runs < 5:
+            for mover in movers * 1000:
+                mover.run(bytes(14))
+        enough.set()
+        counting.join()
+        os.sched_setaffinity(0, processors)
+        for program in (count, *movers):
+            program.close()
         values = [known(STATS, item.get(U32.pack(0))) for item in maps]
-        assert sum(int(str(value.get("in_packets", 0))) for value in values) == REPEAT
+        assert sum(int(str(value.get("in_packets", 0))) for value in values) == runs * REPEAT
         assert [(value["active_ns"], value["heard_ns"]) for value in values] == [(7, 9), (7, 9)]
-        assert moves > 100
 
 
 def test_nothing_there(pins: Path) -> None:
@@ -565,6 +597,56 @@ def test_nothing_there(pins: Path) -> None:
     assert backend.maps.used == 0
     backend.close()
     assert not pins.exists()
+
+
+async def test_whatever_fails(lab: Lab, pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sessions have been taken over, or have ended, and we start anyway; nothing stays open or attached."""
+    lib = library()
+    steps, left = 0, -1
+
+    def failing(function: Any, error: Callable[[], int]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            return error() if left == -1 else function(*arguments, **more)
+
+        return call
+
+    def fail() -> int:
+        raise OSError(errno.ENOMEM, "failed")
+
+    for name in CHANGES:
+        monkeypatch.setattr(lib, name, failing(getattr(lib, name), lambda: -errno.ENOMEM))
+    monkeypatch.setattr(lib, "bpf_obj_get", failing(lib.bpf_obj_get, lambda: -errno.ENOMEM))
+    for name in FILES:
+        monkeypatch.setattr(os, name, failing(getattr(os, name), fail))
+    old = Npppyd(lab, pins, VERSION)
+    ends: set[str] = set()
+    # A step that is no multiple of anything in there.
+    for steps in range(0, 400, 7):
+        old.install(VERSION)
+        programs, _ = pinned(pins)
+        files = len(os.listdir("/proc/self/fd"))
+        left = steps
+        backend = EbpfBackend.open(101, pins, keep=True)
+        done, left = left >= 0, -1
+        ends.add("kept" if backend.maps.used else "ended")
+        backend.close()
+        del backend
+        teardown(pins)
+        assert len(os.listdir("/proc/self/fd")) == files
+        assert xdp("acc0") == ""
+        assert not pins.exists()
+        await gone(programs)
+        if done:
+            break
+    assert steps > 70
+    assert ends == {"kept", "ended"}
+    old.close()
+
+
+async def gone(programs: set[int]) -> None:
+    await until(lambda: not any(alive("prog", number) for number in programs))
 
 
 def damage(pins: Path, what: str) -> str:
@@ -622,7 +704,7 @@ async def test_not_taken_over(lab: Lab, pins: Path, what: str, caplog: pytest.Lo
     assert only_edition(pins).name == f"v{VERSION}_1"
     assert xdp("acc0") == ""
     assert old.npx.npx1.name not in sh("ip link")
-    await until(lambda: not any(alive("prog", number) for number in programs))
+    await gone(programs)
     backend.close()
     assert not pins.exists()
     old.npx.close()

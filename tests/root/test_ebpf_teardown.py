@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import logging
 import os
@@ -15,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from npppy.control.protocol import SOCKET
+from npppy.pipex.ebpf import attach, probe
 from npppy.pipex.ebpf.backend import EbpfBackend
 from npppy.pipex.ebpf.layout import NIC, U32, VERSION
-from npppy.pipex.ebpf.libbpf import BpfError, Map, Program, library
+from npppy.pipex.ebpf.libbpf import BpfError, Map, Program
 from npppy.pipex.ebpf.maps import PINS, PipexMaps, default_pins
-from npppy.pipex.ebpf.plumbing import ethtool, teardown
+from npppy.pipex.ebpf.plumbing import end_leftovers, ethtool, teardown
+from npppy.pipex.user import UserBackend
 from tests.root.ebpf_lab import (
-    PROLOGUE,
     WORLD,
     Lab,
     Subscriber,
@@ -30,19 +30,15 @@ from tests.root.ebpf_lab import (
     foreign_program,
     interface,
     links,
-    process,
     sh,
     until,
     xdp,
 )
+from tests.root.ebpf_process import BOMB, CAPABILITIES, NOBODY, PROLOGUE, alive, nobodys_bpffs, pinned, process
 
 pytestmark = pytest.mark.root
 
 GFLAGS, SFLAGS, RXVLAN = 0x25, 0x26, 1 << 8
-#: CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF
-CAPABILITIES = "12, 13, 38, 39"
-NOBODY = 65534
-
 #: What is said where nothing can be pinned.
 LOST = "so when npppyd is killed, no later one can go on with its sessions, and only root can end them"
 
@@ -62,6 +58,12 @@ def pins(tmp_path: Path) -> Iterator[Path]:
         yield directory
 
 
+@pytest.fixture
+def nobodys_pins() -> Iterator[Path]:
+    with nobodys_bpffs() as directory:
+        yield directory
+
+
 def editions(pins: Path) -> list[str]:
     return sorted(path.name for path in pins.iterdir())
 
@@ -73,34 +75,8 @@ def killed(pins: Path | None, more: str = "pass") -> None:
     assert done.returncode == -9, done.stderr
 
 
-def alive(kind: str, number: int) -> bool:
-    """Whether the kernel still has a program or a map of this number."""
-    fd = getattr(library(), f"bpf_{kind}_get_fd_by_id")(ctypes.c_uint32(number))
-    if fd >= 0:
-        os.close(fd)
-    return fd != -errno.ENOENT
-
-
-def pinned(pins: Path) -> tuple[set[int], set[int]]:
-    """The kernel's numbers of all programs and of all maps that are pinned."""
-    programs, maps = set(), set()
-    for path in pins.glob("v*/*"):
-        item = (Program if path.name.startswith("prog_") else Map).pinned(str(path))
-        (programs if isinstance(item, Program) else maps).add(item.id)
-        item.close()
-    return programs, maps
-
-
-def home(pins: Path) -> Path:
-    """A place for the pins of an ordinary user, in a directory of its own."""
-    for parent in (pins.parent, *pins.parent.parents):
-        if parent.stat().st_mode & 0o005 != 0o005:
-            parent.chmod(parent.stat().st_mode | 0o005)
-    pins.parent.chmod(0o755)
-    directory = pins.parent / "home"
-    directory.mkdir()
-    os.chown(directory, NOBODY, NOBODY)
-    return directory / "npppy"
+def no_library() -> None:
+    raise BpfError("use it", errno.ENOENT)
 
 
 class TestTeardown:
@@ -225,6 +201,28 @@ class TestTeardown:
         code, text = await lab.subscriber.run(f"ping -c 3 -i 0.01 -W 5 {WORLD}")
         assert code == 0, text
 
+    async def test_another_back_end(
+        self, lab: Lab, pins: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Where this npppyd cannot use eBPF, what the one before has left ends all the same."""
+        killed(pins)
+        monkeypatch.setattr(probe, "why_not", lambda: "it is Friday")
+        backend = probe.choose(10, pins)
+        assert type(backend) is UserBackend
+        assert (xdp("acc0"), pins.exists(), links() & {"npx0", "npx1"}) == ("", False, set())
+        caplog.set_level(logging.DEBUG)
+        for level, there in ((logging.DEBUG, False), (logging.ERROR, True)):
+            if there:
+                PipexMaps(10, pins).close()
+            with monkeypatch.context() as patch:
+                patch.setattr(attach, "library", no_library)
+                end_leftovers(pins)
+            assert caplog.record_tuples[-1] == (
+                "npppy.pipex",
+                level,
+                "pipex: what an earlier npppyd may have left stays: cannot use it: No such file or directory",
+            )
+
     def test_interface_that_has_gone(self, lab: Lab, pins: Path) -> None:
         """What was changed at others is taken back all the same."""
         maps = PipexMaps(10, pins)
@@ -236,30 +234,6 @@ class TestTeardown:
         maps.close()
         assert "VLAN offload of acc0 switched on again" in teardown(pins)
         assert ethtool("acc0", GFLAGS, 0) == flags
-
-
-#: Have a process kill itself at its so-maniest change to the kernel.
-BOMB = """
-from npppy.pipex.ebpf.libbpf import library
-
-def bomb(act, steps):
-    left = steps
-    def burning(function):
-        def call(*arguments, **more):
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), 9)
-            left -= 1
-            return function(*arguments, **more)
-        return call
-    for name in ("bpf_xdp_attach", "bpf_tc_attach", "bpf_obj_pin", "bpf_map_update_elem", "bpf_map_delete_elem",
-                 "bpf_object__load", "bpf_prog_test_run_opts"):
-        setattr(library(), name, burning(getattr(library(), name)))
-    for name in ("mkdir", "rename", "unlink", "rmdir"):
-        setattr(os, name, burning(getattr(os, name)))
-    act()
-    os._exit(0)
-"""
 
 
 class TestRights:
@@ -284,9 +258,9 @@ class TestRights:
         assert "npx0" not in links()
 
     @pytest.mark.parametrize("next_one", ["EbpfBackend.open(10, pins).close()", "teardown(pins)"])
-    async def test_an_ordinary_user(self, lab: Lab, pins: Path, next_one: str) -> None:
+    async def test_an_ordinary_user(self, lab: Lab, nobodys_pins: Path, next_one: str) -> None:
         """After a kill; pins tell which programs are ours, at which only root may look by number."""
-        pins = home(pins)
+        pins = nobodys_pins
         become = f"capabilities({CAPABILITIES}, user={NOBODY})"
         killed(pins, become)
         assert pins.stat().st_uid == NOBODY
@@ -361,8 +335,9 @@ class TestPins:
         assert caplog.messages == [
             f"pipex: cannot pin maps at {pins}: Operation not supported: that is no BPF file system; {LOST}"
         ]
+        assert list(pins.iterdir()) == []
         EbpfBackend.open(10, pins).close()
-        assert not pins.exists() or list(pins.iterdir()) == []
+        assert not pins.exists()
 
     @pytest.mark.parametrize("root", [True, False])
     def test_mounted(self, lab: Lab, root: bool) -> None:
@@ -396,12 +371,15 @@ class TestPins:
     def test_for_each_daemon(self) -> None:
         """By its control socket; as bpffs wants names, without dots."""
         assert default_pins(SOCKET) == PINS
-        others = [default_pins(path) for path in ("/run/a.sock", "/run/b.sock", "/run/a/sock", "/" + "x" * 100)]
+        assert default_pins("/run/../" + SOCKET) == PINS
+        others = [default_pins(path) for path in ("/run/a.sock", "/run/b.sock", "/run/a/sock", "/run/a_", "/é" * 200)]
         assert len(set(others)) == len(others)
+        assert others[0].name.startswith("npppy-run_a-")
         for path in others:
             assert path.parent == PINS.parent
             assert path.name.startswith("npppy-")
             assert "." not in path.name
+            assert len(os.fsencode(path.name)) < 255
 
     def test_what_is_no_program(self, pins: Path) -> None:
         PipexMaps(10, pins).close()

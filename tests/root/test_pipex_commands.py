@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.root
 ALICE = ("--user", "alice", "--password", "wonderland")
 LCP_REQUEST = bytes.fromhex("c02101c8000a05060badcafe")
 
-_numbers = itertools.count(500)
+_numbers = itertools.count(os.getpid() * 100)
 
 
 @pytest.fixture(params=MODES)
@@ -49,19 +50,18 @@ def subscribers(lab: Lab, count: int = 1) -> list[dict[str, Any]]:
     """So many sessions, each with a device; returns them as npppyd shows them."""
     lab.start()
     argv = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "sub0", *ALICE, "--tun", "--hold", "inf"]
-    program = Program("npppysim", lab.sub, [*argv, "--sessions", str(count)], lab.where / "npppysim.log")
+    more = ["--sessions", str(count), "--events", "--json"]
+    program = Program("npppysim", lab.sub, [*argv, *more], lab.where / "npppysim.log")
     lab.programs.append(program)
-    until(lambda: len(lab.sessions()) == count, f"{count} sessions")
-    sessions = lab.sessions()
-    until(lambda: all(lab.has_link(lab.sub, f"sim{number}") for number in range(1, count + 1)), "their devices")
-    return sessions
+    program.says('"event": "up"', count)
+    return lab.sessions()
 
 
 def pings(lab: Lab, session: dict[str, Any], *options: str, count: int = 3, to: str = WORLD) -> int:
     """How many of so many pings were answered."""
-    said = re.search(r"(\d+) received", lab.try_ping(lab.sub, to, "-I", session["address"], *options, count=count))
-    assert said is not None
-    return int(said[1])
+    # A ping that has had an answer to another waits for no longer than that took, twice over.
+    said = [lab.try_ping(lab.sub, to, "-I", session["address"], *options) for _ in range(count)]
+    return sum(" 1 received" in text for text in said)
 
 
 def flood(lab: Lab, session: dict[str, Any], count: int) -> int:
@@ -216,12 +216,15 @@ def test_nothing_is_lost_without_a_word(lab: Lab) -> None:
     capture = Npppyctl(lab, first["ppp_id"])
     other = Npppyctl(lab, second["ppp_id"])
     wire.frames(session_id)
-    assert flood(lab, first, 5000) == 5000
+    before = lab.sessions(ppp_id=first["ppp_id"])[0]
+    assert flood(lab, first, 5000) > 4000
+    after = lab.sessions(ppp_id=first["ppp_id"])[0]
+    passed = sum(after[way] - before[way] for way in ("in_packets", "out_packets"))
     capture.send(signal.SIGINT)
     frames = capture.frames()
     captured, *lost = map(int, re.findall(r"(\d+) (?:frames captured|lost)", capture.log))
     assert captured == len(frames)
-    assert captured + sum(lost) == 10_000
+    assert captured + sum(lost) == passed
     assert captured > 0
     assert not Counter(frames) - Counter(wire.frames(session_id))
     other.send(signal.SIGTERM)
@@ -233,17 +236,17 @@ def test_limits(lab: Lab) -> None:
     (session,) = subscribers(lab)
     ppp_id = str(session["ppp_id"])
     wire, session_id, peer = wire_of(lab, session)
-    assert flood(lab, session, 50) == 50
+    assert flood(lab, session, 50) > 40
     said = lab.ctl("pipex", "ppp-id", ppp_id, "police", "8k/1G", "burst", "2k/100k")
     assert "down 8 kbit/s, burst 2000; up 1 Gbit/s, burst 100000" in said
-    assert flood(lab, session, 50) < 50
+    assert flood(lab, session, 50) < 25
     renegotiate(lab, wire, session_id, peer)
     assert lab.session()["rate_down"] == 8000
-    assert flood(lab, session, 50) < 50
+    assert flood(lab, session, 50) < 25
     lab.ctl("pipex", "ppp-id", ppp_id, "user")
-    assert flood(lab, session, 50) < 50
+    assert flood(lab, session, 50) < 25
     lab.ctl("pipex", "ppp-id", ppp_id, "police", "off")
-    assert flood(lab, session, 50) == 50
+    assert flood(lab, session, 50) > 40
     if lab.mode != "user":
         assert json.loads(lab.ctl("-j", "pipex"))["drops"]["police"]["packets"] > 0
 

@@ -90,7 +90,8 @@ def test_reload_finds_the_kernel(npppyd: Npppyd) -> None:
     npppyd.pipex = "ebpf"
     npppyd.reload(CONFIG)
     wait_for(lambda: programs("acc") == ["pipex_access"], "the program is attached")
-    assert f"10.64.0.0/24 dev {npppyd.device('tun0')}" in ip("route show proto 112")
+    route = f"10.64.0.0/24 {npppyd.route('tun0')}"
+    wait_for(lambda: route in ip("route show proto 112"), "the route is there")
     npppyd.pipex = "no"
     npppyd.reload(CONFIG)
     # There may be sessions from before.

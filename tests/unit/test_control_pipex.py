@@ -157,6 +157,17 @@ async def test_limits_that_cannot_be(
     assert not world.rig.engine.wishes
 
 
+@pytest.mark.parametrize(("mru", "least"), [(1400, 1492), (1500, 1500)])
+async def test_a_burst_lets_any_packet_pass_that_may_be_agreed(mru: int, least: int) -> None:
+    """The link's bound is 1492; LCP may agree on what either allows."""
+    world = World(mru=mru)
+    session = world.up()
+    commands = PipexCommands(world.rig.engine, lambda: world.backend, lambda: world.rig.now)
+    with pytest.raises(Exception, match=f"it may be {least}"):
+        await commands.pipex(police(session.id, burst_up=least - 1), None)  # type: ignore[arg-type]
+    await commands.pipex(police(session.id, burst_up=least), None)  # type: ignore[arg-type]
+
+
 async def test_limits_outlive_negotiation_but_not_the_session(
     world: World, commands: PipexCommands, path: Path
 ) -> None:
@@ -505,6 +516,43 @@ async def test_capture_ends_with_its_client(world: World, commands: PipexCommand
     await until(lambda: len(commands.captures) == 0)
     assert not world.rig.engine.wishes
     assert not flow_of(world).mirrored
+
+
+async def test_a_client_that_stops_is_told_the_rest(world: World, commands: PipexCommands, path: Path) -> None:
+    session = world.up()
+    client = await begun(path, session.id)
+    for _ in range(300):
+        world.arrives(udp("192.0.2.1", "10.0.0.2"))
+    commands.captures.read(2**63)
+    client.writer.write_eof()
+    rows, last = await frames_of(client)
+    assert len(rows) == 300
+    assert last == {"done": {"frames": 300, "lost": 0, "ended": "interrupted"}}
+    assert len(commands.captures) == 0
+
+
+async def test_a_client_that_stops_and_does_not_read(
+    world: World, commands: PipexCommands, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets some time, and not for ever."""
+    monkeypatch.setattr("npppy.control.server.STOP_TIMEOUT", 0)
+    session = world.up()
+    client = await begun(path, session.id)
+    for _ in range(3000):
+        world.arrives(udp("192.0.2.1", "10.0.0.2", bytes(1000)))
+    commands.captures.read(2**63)
+    client.writer.write_eof()
+    await until(lambda: len(commands.captures) == 0)
+    client.close()
+
+
+async def test_a_client_that_says_more_is_cut_off(world: World, commands: PipexCommands, path: Path) -> None:
+    session = world.up()
+    client = await begun(path, session.id)
+    client.writer.write(b"more")
+    assert await client.receive() is None
+    client.close()
+    await until(lambda: len(commands.captures) == 0)
 
 
 async def test_what_is_lost_is_told(

@@ -216,3 +216,16 @@ def test_encapsulation_as_devices_have_it() -> None:
         octets, length_at = pppoe_encapsulation(5, 9 if len(tags) > 4 else None, OURS, PEER, 1, protocols)
         assert octets == PEER + OURS + tags + b"\x88\x64\x11\0\0\1\0\0"
         assert length_at == len(octets) - 2
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(None, None), (7, None), (100, 4094)])
+def test_the_key_is_found_again(outer: int | None, inner: int | None) -> None:
+    """In what a slot has."""
+    peer = b"\x02\0\0\xff\xfe\x02"
+    header, length_at = pppoe_encapsulation(outer, inner, b"\x02\0\0\0\0\x01", peer, 0xFFFE)
+    values: dict[str, Any] = {
+        "ifindex": 77, "encap_len": len(header), "length_at": length_at, "encap": header, "generation": 9
+    }
+    blank = layout.fields(layout.SESSION, bytes(layout.SESSION.size))
+    session = layout.SESSION.pack(*(blank | values).values())
+    assert layout.key_of(session) == pppoe_key(77, outer, inner, peer, 0xFFFE)

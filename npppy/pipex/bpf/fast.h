@@ -127,9 +127,8 @@ INLINE bool look_up(struct xdp_md *ctx, const struct packet *p, __u32 npx0, stru
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0) == BPF_FIB_LKUP_RET_SUCCESS;
 }
 
-/* Make a packet of the peer a frame for its next hop, and *out where it leaves.  False: nothing has been done. */
-INLINE bool forward(struct xdp_md *ctx, const struct flow *f, const struct packet *p, __u32 npx0, __u64 now,
-		    __u32 *out)
+/* Make a packet of the peer a frame for its next hop, to be redirected there.  False: nothing has been done. */
+INLINE bool forward(struct xdp_md *ctx, const struct flow *f, const struct packet *p, __u32 npx0, __u64 now)
 {
 	struct bpf_fib_lookup fib = {};
 	struct ethhdr *eth = p->ip - ETH_HLEN;
@@ -143,8 +142,8 @@ INLINE bool forward(struct xdp_md *ctx, const struct flow *f, const struct packe
 	}
 	if (!look_up(ctx, p, npx0, &fib))
 		return false;
-	*out = fib.ifindex;
-	if (!bpf_map_lookup_elem(&devs, out))
+	/* It is the verdict that redirects: until then nothing has happened, and the next call has the last word. */
+	if (bpf_redirect_map(&devs, fib.ifindex, XDP_ABORTED) != XDP_REDIRECT)
 		return false;
 	hop(p);
 	__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);

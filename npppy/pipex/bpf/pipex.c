@@ -65,7 +65,7 @@ fail:
 INLINE int up(struct xdp_md *ctx, const struct flow *f, __u8 version, __u32 room, __u64 now)
 {
 	const struct pipex_session *s = f->session;
-	__u32 shared = s->shared, out, size;
+	__u32 shared = s->shared, size;
 	struct pipex_config *cfg = bpf_map_lookup_elem(&config, &shared);
 	struct packet p;
 	struct ethhdr *eth;
@@ -79,11 +79,12 @@ INLINE int up(struct xdp_md *ctx, const struct flow *f, __u8 version, __u32 room
 	mss(ctx, f, &p, s->mtu);
 	count_in(f, &p);
 	idle(f, &p, now);
-	if (forward(ctx, f, &p, cfg->npx0, now, &out)) {
+	if (forward(ctx, f, &p, cfg->npx0, now)) {
 		size = ETH_HLEN + p.size;
 		if (!resize(ctx, size < ETH_ZLEN ? ETH_ZLEN : size))
 			return drop_in(f, PIPEX_C_TX_FAIL, p.size);
-		return send(out, PIPEX_C_FAST_UP, p.size);
+		count(PIPEX_C_FAST_UP, p.size);
+		return XDP_REDIRECT;
 	}
 	eth = p.ip - ETH_HLEN;
 	__builtin_memcpy(eth->h_dest, cfg->npx0_mac, ETH_ALEN);

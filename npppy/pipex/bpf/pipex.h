@@ -91,29 +91,30 @@ enum pipex_payload {
  * nowhere.  The peer's outer address and port stand there too, and a frame from another is not the peer's.
  */
 struct pipex_session {
+	/* What a packet of data needs comes first: a cache line and, for those to the peer, the begin of the next. */
 	__u32 generation;	/* 0: the slot is free */
 	__u32 blocks;
-	__u32 ppp_id;
-	__u32 domain;
+	__be32 address4;	/* wire; IPv6 sources are looked up in nets6 */
+	__u32 ifindex;		/* where encapsulated packets leave; 0: by the stack */
+	__u16 mtu;		/* the largest IP packet to the peer, and from it */
+	__u16 mru;
+	__u16 shared;		/* which entry of config: the shared interface that its packets come in on */
+	__u16 encap_len;
+	__u16 length_at;	/* PPPoE: LENGTH; L2TP: Length; PPTP: Payload Length of GRE */
+	__u16 flags;		/* how encap is filled in, where that is optional: UDP checksum, DSCP; PPPoE: 0 */
 	__u8 kind;
 	__u8 payload;
 	__u8 prefixlen4;	/* of the peer's network */
 	__u8 zero;
-	__be32 address4;	/* wire; IPv6 sources are looked up in nets6 */
-	__u16 mtu;		/* the largest IP packet to the peer, and from it */
-	__u16 mru;
-	__u16 shared;		/* which entry of config: the shared interface that its packets come in on */
-	__u16 flags;		/* how encap is filled in, where that is optional: UDP checksum, DSCP; PPPoE: 0 */
+	__u8 encap[PIPEX_ENCAP_MAX];	/* all before the PPP Protocol field */
+	__u32 ppp_id;
+	__u32 domain;
 	__be32 magic;		/* wire: ours, for Echo-Reply; and the peer's */
 	__be32 peer_magic;
-	__u32 ifindex;		/* where encapsulated packets leave; 0: by the stack */
 	__u32 mark;		/* of packets that leave by the stack: which IPsec SA is the peer's */
 	struct pipex_ref next;	/* the session that payload goes into, of a LAC or switch; generation 0: none */
-	__u16 encap_len;
-	__u16 length_at;	/* PPPoE: LENGTH; L2TP: Length; PPTP: Payload Length of GRE */
 	__u16 outer_at;		/* the outer IP header, which has a length, and UDP's behind it */
 	__u16 seq_at;		/* L2TP: Ns and Nr; PPTP: Sequence and Acknowledgment Number of GRE */
-	__u8 encap[PIPEX_ENCAP_MAX];	/* all before the PPP Protocol field */
 	__u8 spare[32];
 };
 
@@ -124,14 +125,15 @@ enum pipex_way {
 
 /* Counters of a slot, for npppyd to map; they begin at 0 with each generation. */
 struct pipex_stats {
-	__u64 in_bytes, in_packets, in_errors;
-	__u64 out_bytes, out_packets, out_errors;
+	/* A cache line of what packets of data write. */
+	__u64 in_bytes, in_packets, out_bytes, out_packets;
 	__u64 active_ns;	/* CLOCK_MONOTONIC of the last packet that counts as activity */
 	__u64 heard_ns;		/* of the last frame of the peer, whatever it held */
-	__u64 echo_ns;		/* of the last Echo-Request that was answered: their rate is bounded */
-	__u64 looped;		/* Echo-Requests with our own magic number */
 	__u64 stack_ns;		/* of the last packet of a fast session that went through the stack: see fast.h */
-	__u64 spare;
+	__u64 echo_ns;		/* of the last Echo-Request that was answered: their rate is bounded */
+	__u64 in_errors, out_errors;
+	__u64 looped;		/* Echo-Requests with our own magic number */
+	__u64 spare1, spare2, spare3, spare4, spare5;
 };
 
 /*

@@ -44,6 +44,8 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	/* Not that anybody maps it, but only so does it begin at a cache line. */
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, ENTRIES);
 	__type(key, __u32);
 	__type(value, struct pipex_session);
@@ -93,9 +95,10 @@ struct {
 	__type(value, struct pipex_nic);
 } nics SEC(".maps");
 
+/* So many octets that a capture of 8,000 long frames a second bears npppyd doing something else for 60 ms. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 18);
+	__uint(max_entries, 1 << 20);
 } events SEC(".maps");
 
 /* Today there is one routing domain. */

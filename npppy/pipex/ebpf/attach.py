@@ -10,7 +10,7 @@ import ctypes
 import errno
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -23,12 +23,13 @@ XDP_PROGRAMS: Final = frozenset(("pipex_access", "pipex_core", "pipex_nic"))
 
 # linux/if_link.h
 _UPDATE_IF_NOEXIST: Final = 1 << 0
-_SKB_MODE: Final = 1 << 1
-_DRV_MODE: Final = 1 << 2
 _REPLACE: Final = 1 << 4
+#: By the kernel's generic code, and by the driver.
+GENERIC: Final = 1 << 1
+NATIVE: Final = 1 << 2
 #: enum of IFLA_XDP_ATTACHED, and the flag that means it; hardware offload is never ours.
-_MODES: Final = {1: _DRV_MODE, 2: _SKB_MODE}
-_NAMES: Final = {_DRV_MODE: "native", _SKB_MODE: "generic"}
+_MODES: Final = {1: NATIVE, 2: GENERIC}
+_NAMES: Final = {NATIVE: "native", GENERIC: "generic"}
 
 _INGRESS: Final = 1
 _REPLACE_FILTER: Final = 1
@@ -88,10 +89,12 @@ class ForeignError(BpfError):
 Own = Mapping[int, Program]
 
 
-def attach_xdp(name: str, ifindex: int, program: Program, own: Own, *, native: bool = False) -> str:
+def attach_xdp(
+    name: str, ifindex: int, program: Program, own: Own, modes: Sequence[int] = (NATIVE, GENERIC)
+) -> str:
     """Attach *program* to an interface, in place of an older one of ours; returns ``native`` or ``generic``.
 
-    Native is tried first, and generic then, but with *native*.  Where it is attached already, nothing is done.  Raises
+    The *modes* are tried in their order.  Where it is attached already, nothing is done.  Raises
     :class:`ForeignError` or :class:`BpfError`.
     """
     lib = library()
@@ -105,7 +108,7 @@ def attach_xdp(name: str, ifindex: int, program: Program, own: Own, *, native: b
             if code:
                 raise BpfError(what, -code)
             return _NAMES[mode]
-    for flag in (_DRV_MODE,) if native else (_DRV_MODE, _SKB_MODE):
+    for flag in modes:
         code = lib.bpf_xdp_attach(ifindex, program.fd, flag | _UPDATE_IF_NOEXIST, None)
         if not code:
             return _NAMES[flag]

@@ -82,6 +82,7 @@ class EbpfBackend(UserBackend):
             return cls(maps, pins)
         except (NetlinkError, OSError):
             maps.close()
+            teardown(pins)
             raise
 
     def close(self) -> None:

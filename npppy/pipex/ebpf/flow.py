@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 from typing import Final
 
 from ..base import Counters, FlowSpec, Police
@@ -15,9 +16,11 @@ from .layout import BUCKET, REF, SESSION, STATS, U32
 from .libbpf import LOCKED, NOEXIST, BpfError, Map
 from .maps import PipexMaps
 
-_ACTIVE: Final = list(STATS.offsets).index("active_ns")
-_HEARD: Final = list(STATS.offsets).index("heard_ns")
-_LOOPED: Final = list(STATS.offsets).index("looped")
+_PLACES: Final = list(STATS.offsets)
+_COUNTED: Final = operator.itemgetter(*map(_PLACES.index, Counters._fields))
+_ACTIVE: Final = _PLACES.index("active_ns")
+_HEARD: Final = _PLACES.index("heard_ns")
+_LOOPED: Final = _PLACES.index("looped")
 _NOTHING: Final = Counters()
 _NO_NEXT: Final = bytes(REF.size)
 _SPARE: Final = bytes(32)
@@ -29,7 +32,7 @@ Tags = tuple[tuple[int, int], ...]
 class EbpfFlow(UserFlow):
     """The data of one session in the kernel's hands; what the programs leave to Python goes as in back end ``user``."""
 
-    __slots__ = ("_domain", "_gone", "_key", "_maps", "_user", "generation", "slot")
+    __slots__ = ("_domain", "_gone", "_maps", "_user", "slot")
 
     def __init__(
         self, spec: FlowSpec, interface: SharedInterface, table: Table[UserFlow], now: float, maps: PipexMaps
@@ -37,14 +40,12 @@ class EbpfFlow(UserFlow):
         super().__init__(spec, interface, table, now)
         self._maps = maps
         self._domain = spec.domain
-        self._key = b""
         #: What the kernel had counted when it gave the session back.
         self._gone: tuple[int, ...] = _NOTHING
         # Whether an operator wants Python to carry it: known here so that a listing costs no system call a session.
         self._user = False
         #: Its place in the maps; -1 where the kernel has no part in it.
         self.slot = -1
-        self.generation = 0
 
     @property
     def carried(self) -> bool:
@@ -61,7 +62,7 @@ class EbpfFlow(UserFlow):
 
     def counters(self) -> Counters:
         """What the kernel and Python have carried."""
-        kernel = self._maps.stats(self.slot) if self.slot >= 0 else self._gone
+        kernel = _COUNTED(self._maps.stats(self.slot)) if self.slot >= 0 else self._gone
         return Counters(
             self._in_bytes + kernel[0],
             self._in_packets + kernel[1],
@@ -102,9 +103,9 @@ class EbpfFlow(UserFlow):
         """Have Python carry it from the next packet on."""
         if self.carried:
             self.set_blocks(layout.USER)
+            self._user = True
             # The tokens move too: two buckets would fill twice as fast.
             self._police_up, self._police_down = self._bucket(0), self._bucket(1)
-        self._user = True
         return self.slot >= 0
 
     def to_ebpf(self) -> bool:
@@ -115,16 +116,20 @@ class EbpfFlow(UserFlow):
                     tokens, stamp = int(bucket.tokens * 1e9), int(bucket.last * 1e9)
                     record = BUCKET.pack(int(bucket.rate), bucket.burst, tokens, stamp, 0, 0)
                     self._maps.buckets.put(U32.pack(2 * self.slot + way), record, LOCKED)
-            self._police_up = self._police_down = None
             self.set_blocks(0, layout.USER)
-        self._user = False
+            self._user = False
+            self._police_up = self._police_down = None
         return self.slot >= 0
 
     def mirror(self, on: bool) -> None:
         self.set_blocks(layout.MIRROR if on else 0, layout.MIRROR)
 
     def entries(self) -> tuple[str, ...]:
-        return tuple(item.name for item, _ in self._entries()) if self.slot >= 0 else ()
+        if self.slot < 0:
+            return ()
+        nets4 = ("nets4",) if self._prefixlen < 32 else ()
+        hosts4 = ("hosts4",) if self._address else ()
+        return (*("nets6" for _ in self._networks6), *nets4, *hosts4, "sessions")
 
     def police(self, up: Police | None, down: Police | None) -> None:
         """Limit the rate from the peer and that to it, or lift a limit.
@@ -167,7 +172,6 @@ class EbpfFlow(UserFlow):
         header, length_at = layout.pppoe_encapsulation(
             outer, inner, encap.mac, encap.peer, encap.session_id, [protocol for protocol, _ in tags]
         )
-        self._key = layout.pppoe_key(ifindex, outer, inner, encap.peer, encap.session_id)
         slot, generation = maps.take()
         if slot < 0:
             raise BpfError(f"carry more than {maps.capacity} sessions", errno.ENOSPC)
@@ -178,31 +182,31 @@ class EbpfFlow(UserFlow):
             session = SESSION.pack(
                 generation,
                 blocks,
-                spec.session & 0xFFFFFFFF,
-                spec.domain,
+                spec.address.to_bytes(4, "big"),
+                ifindex,
+                max(spec.mtu, MIN_MTU),
+                max(spec.mru, MIN_MTU),
+                shared,
+                len(header),
+                length_at,
+                0,
                 layout.PPPOE,
                 layout.PAYLOAD_PPP,
                 spec.prefixlen,
                 0,
-                spec.address.to_bytes(4, "big"),
-                max(spec.mtu, MIN_MTU),
-                max(spec.mru, MIN_MTU),
-                shared,
-                0,
+                header,
+                spec.session & 0xFFFFFFFF,
+                spec.domain,
                 spec.magic.to_bytes(4, "big"),
                 spec.peer_magic.to_bytes(4, "big"),
-                ifindex,
                 0,
                 _NO_NEXT,
-                len(header),
-                length_at,
                 0,
                 0,
-                header,
                 _SPARE,
             )
             maps.fill(slot, session, int(now * 1e9))
-            for item, key in self._entries():
+            for item, key in self._entries(session):
                 item.put(key, ref, NOEXIST)
                 done.append((item, key))
         except BpfError:
@@ -211,16 +215,15 @@ class EbpfFlow(UserFlow):
             maps.free(slot)
             raise
         self.slot = slot
-        self.generation = generation
         self._police_up = self._police_down = None
 
     def leave(self) -> None:
         """Take the session back for good."""
         maps, slot = self._maps, self.slot
-        for item, key in self._entries():
+        for item, key in self._entries(maps.session(slot)):
             item.delete(key)
         stats = maps.stats(slot)
-        self._gone = stats[:6]
+        self._gone = _COUNTED(stats)
         self._active = max(self._active, stats[_ACTIVE] * 1e-9)
         self.slot = -1
         maps.free(slot)
@@ -247,13 +250,17 @@ class EbpfFlow(UserFlow):
             bucket.tokens, bucket.last = tokens * 1e-9, stamp * 1e-9
         return bucket
 
-    def _entries(self) -> list[tuple[Map, bytes]]:
-        """What leads to its slot.  The way down comes first: the peer's first packet may be answered at once."""
+    def _entries(self, session: bytes) -> list[tuple[Map, bytes]]:
+        """What leads to its slot, in which *session* is.
+
+        The way down comes first: the peer's first packet may be answered at once.
+        """
         maps = self._maps
         entries = [(maps.nets6, layout.net6(self._domain, *network)) for network in self._networks6]
         if self._prefixlen < 32:
             entries.append((maps.nets4, layout.net4(self._domain, self._address, self._prefixlen)))
         if self._address:
             entries.append((maps.hosts4, layout.host4(self._domain, self._address)))
-        entries.append((maps.sessions, self._key))
+        # Not kept: it costs less to have it found again than to hold it for days.
+        entries.append((maps.sessions, layout.key_of(session)))
         return entries

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-#: Of all layouts here.  Maps of another version are not for us.
+#: Of all layouts here.  A change of one raises it, and needs an entry in migrate.OLDER.
 VERSION: Final = 2
 
 #: The programs, compiled from pipex/bpf by ``make bpf``.
@@ -98,13 +98,13 @@ HOST4: Final = Record("domain:I address:4s")
 NET4: Final = Record("prefixlen:I domain:I address:4s")
 NET6: Final = Record("prefixlen:I domain:I address:16s")
 SESSION: Final = Record(
-    "generation:I blocks:I ppp_id:I domain:I kind:B payload:B prefixlen4:B zero:B address4:4s mtu:H mru:H shared:H "
-    "flags:H magic:4s peer_magic:4s ifindex:I mark:I next:8s encap_len:H length_at:H "
-    "outer_at:H seq_at:H encap:96s spare:32s"
+    "generation:I blocks:I address4:4s ifindex:I mtu:H mru:H shared:H encap_len:H length_at:H flags:H kind:B payload:B "
+    "prefixlen4:B zero:B encap:96s ppp_id:I domain:I magic:4s peer_magic:4s mark:I next:8s outer_at:H seq_at:H "
+    "spare:32s"
 )
 STATS: Final = Record(
-    "in_bytes:Q in_packets:Q in_errors:Q out_bytes:Q out_packets:Q out_errors:Q active_ns:Q heard_ns:Q echo_ns:Q "
-    "looped:Q stack_ns:Q spare:Q"
+    "in_bytes:Q in_packets:Q out_bytes:Q out_packets:Q active_ns:Q heard_ns:Q stack_ns:Q echo_ns:Q in_errors:Q "
+    "out_errors:Q looped:Q spare1:Q spare2:Q spare3:Q spare4:Q spare5:Q"
 )
 BUCKET: Final = Record("rate:Q burst:Q tokens:Q stamp_ns:Q lock:I zero:I")
 COUNT_RECORD: Final = Record("packets:Q bytes:Q")
@@ -113,6 +113,7 @@ NIC: Final = Record("mac:6s flags:H")
 EVENT: Final = Record("kind:I ppp_id:I generation:I way:H length:H ns:Q")
 
 U32: Final = struct.Struct("=I")
+_U16: Final = struct.Struct("=H")
 #: Of STATS, from active_ns on: active_ns and heard_ns.
 TIMES: Final = struct.Struct("=QQ")
 
@@ -155,6 +156,18 @@ def pppoe_encapsulation(
     tags = b"".join(_TAG.pack(*tag) for tag in zip(protocols, numbers, strict=False))
     octets = peer + mac + tags + _ETHERTYPE + b"\x11\x00" + session_id.to_bytes(2, "big") + b"\0\0"
     return Encapsulation(octets, len(octets) - 2)
+
+
+def key_of(session: bytes) -> bytes:
+    """The key that leads to a session's frames, of what its slot says."""
+    ifindex = U32.unpack_from(session, SESSION.offsets["ifindex"])[0]
+    (length,) = _U16.unpack_from(session, SESSION.offsets["encap_len"])
+    at = SESSION.offsets["encap"]
+    header = session[at : at + length]
+    # Between the addresses, and EtherType, version, code, SESSION_ID and LENGTH.
+    tags = [number for _, number in _TAG.iter_unpack(header[12:-8])]
+    outer, inner = (*tags, 0, 0)[:2]
+    return pppoe_key(ifindex, outer, inner, header[:6], int.from_bytes(header[-4:-2], "big"))
 
 
 def host4(domain: int, address: int) -> bytes:

@@ -13,6 +13,7 @@ import logging
 import mmap
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,9 @@ _LIBRARY: Final = "libbpf.so.1"
 _TAIL: Final = 20
 #: Elements asked for in one system call when a map is read or emptied.
 _BATCH: Final = 1024
+
+#: How often, a millisecond apart, an element is asked for again.
+_REFILLS: Final = 20
 
 _DEBUG: Final = 2  # of enum libbpf_print_level
 
@@ -220,7 +224,11 @@ class _File:
     def _info(self, layout: struct.Struct) -> tuple[Any, ...]:
         info = ctypes.create_string_buffer(layout.size)
         size = ctypes.c_uint32(layout.size)
-        _check(f"ask about {self}", self._lib.bpf_obj_get_info_by_fd(self.fd, info, ctypes.byref(size)))
+        try:
+            _check(f"ask about {self}", self._lib.bpf_obj_get_info_by_fd(self.fd, info, ctypes.byref(size)))
+        except BpfError:
+            self.close()
+            raise
         return layout.unpack(info.raw)
 
 
@@ -259,6 +267,12 @@ class Map(_File):
         if len(key) != self.key_size or len(value) != self.octets:
             raise ValueError(f"{self}: key of {len(key)} octets, value of {len(value)}")
         code = self._lib.bpf_map_update_elem(self.fd, key, value, flags)
+        waits = _REFILLS
+        while code == -errno.ENOMEM and waits:
+            # The kernel has some free elements ready, and gets more from an interrupt, which may come a tick later.
+            time.sleep(0.001)
+            waits -= 1
+            code = self._lib.bpf_map_update_elem(self.fd, key, value, flags)
         if code:
             _check(f"write to {self}", code)
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import struct
 from collections import deque
 from collections.abc import Mapping
@@ -45,7 +46,8 @@ BURST_MAX: Final = 18 * 10**9
 
 #: Of SESSION: generation and blocks.
 _SLOT: Final = struct.Struct("=II")
-_FREE: Final = bytes(SESSION.size)
+#: The generation of a slot that nobody has.
+_FREE: Final = bytes(4)
 _NO_STATS: Final = bytes(STATS.size)
 
 
@@ -54,8 +56,9 @@ def default_pins(control: str) -> Path:
     path = os.path.realpath(control)
     if path == os.path.realpath(SOCKET):
         return PINS
-    # A name of bpffs has no dots, and no more than 255 octets.
-    return PINS.with_name(f"{PINS.name}-{hashlib.sha256(path.encode()).hexdigest()[:16]}")
+    # A name of bpffs has no dots, and no more than 255 octets.  The path as far as it goes, for who looks on.
+    readable = re.sub(r"[^0-9A-Za-z]+", "_", path.removesuffix(".sock"))[-100:].strip("_")
+    return PINS.with_name(f"{PINS.name}-{readable}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}")
 
 
 class PipexMaps:
@@ -111,6 +114,11 @@ class PipexMaps:
         sizes = {name: entries for name, entries in _sizes(capacity).items() if name not in shared}
         self._object = Object(path, sizes=sizes, reuse=shared)
         maps = self._object.maps
+        try:
+            self._stats = maps["stats"].mapped()
+        except BpfError:
+            self._object.close()
+            raise
         self.programs: dict[str, Program] = {name: self._object.programs[name] for name in _PROGRAMS}
         self.sessions = maps["sessions"]
         self.hosts4 = maps["hosts4"]
@@ -123,7 +131,6 @@ class PipexMaps:
         self.devs = maps["devs"]
         self.nics = maps["nics"]
         self.events = maps["events"]
-        self._stats = maps["stats"].mapped()
         self._freed: deque[int] = deque()
         #: Slots from here on were never used.
         self._fresh = 0
@@ -166,7 +173,8 @@ class PipexMaps:
 
     def free(self, slot: int) -> None:
         """Give a slot back that nothing leads to any more."""
-        self.slots.put(U32.pack(slot), _FREE)
+        # All but the generation stays: a program that runs yet may have found the session, and reads it to the end.
+        self.slots.put(U32.pack(slot), _FREE + self.session(slot)[len(_FREE) :])
         self._freed.append(slot)
 
     def session(self, slot: int) -> bytes:

@@ -146,9 +146,11 @@ class Legacy:
                     raise
                 # Somebody was about to remove it, and had moved them.
                 continue
-            if old.id != maps["stats"].id:
-                _move(old, (_NOW | OLDER[edition.version])["stats"], maps["stats"], slots)
-            old.close()
+            try:
+                if old.id != maps["stats"].id:
+                    _move(old, (_NOW | OLDER[edition.version])["stats"], maps["stats"], slots)
+            finally:
+                old.close()
 
     def remove(self) -> None:
         """Remove the pins of the older editions.  Raises :class:`OSError`."""

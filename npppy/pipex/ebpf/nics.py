@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from ...tun.netlink import LinkInfo, Netlink, NetlinkError, XdpFeatures
 from ..base import Attached
-from .attach import Own, attach_xdp, detach_xdp
+from .attach import GENERIC, NATIVE, Own, attach_xdp, detach_xdp
 from .layout import NIC, U32
 from .libbpf import BpfError, Map
 from .maps import PipexMaps
@@ -32,6 +32,10 @@ _TAGS: Final = 2
 #: Before Linux 6.3 drivers do not tell what they take.  These have XDP, but take no frames; whether a veth device does
 #: is its peer's affair, and by default it does not.
 NO_TRANSMIT: Final = frozenset(("veth", "ixgbevf", "mlx4_core", "nfp", "nicvf"))
+
+
+#: Native XDP of these runs on their ports, and a frame seems to have come in by one of those.
+_BONDS: Final = frozenset(("bond", "team"))
 
 
 class Place(NamedTuple):
@@ -163,13 +167,13 @@ class Nics:
             raise BpfError(f"use {name} as a core interface", errno.EBUSY, "subscribers are there")
         if self._core.get(name, ifindex) != ifindex:
             self.detach_core(name)
+        self._core[name] = ifindex
         try:
             self._hold(ifindex, "pipex_nic", name, native=True)
+            self._maps.nics.put(U32.pack(ifindex), NIC.pack(mac, 0))
         except BpfError:
             self.detach_core(name)
             raise
-        self._maps.nics.put(U32.pack(ifindex), NIC.pack(mac, 0))
-        self._core[name] = ifindex
 
     def detach_core(self, name: str) -> None:
         """See :meth:`.backend.EbpfBackend.detach_core`."""
@@ -192,17 +196,25 @@ class Nics:
         if not self._following:
             self._following = True
             self._features.follow(self._changed)
-        mode = attach_xdp(nic.name, ifindex, self._maps.programs[program], self._own, native=native)
+        modes = (NATIVE,) if native else (GENERIC,) if nic.kind in _BONDS else (NATIVE, GENERIC)
+        mode = attach_xdp(nic.name, ifindex, self._maps.programs[program], self._own, modes)
         if mode != nic.mode:
             nic.mode = mode
             log.info("iface=%s pipex: XDP %s", nic.name, mode)
         self._nics[ifindex] = nic
         nic.users.add(user)
-        self._admit(ifindex)
+        try:
+            self._admit(ifindex)
+        except BpfError:
+            self._release(ifindex, user)
+            raise
         return nic
 
     def _release(self, ifindex: int, user: str) -> None:
-        nic = self._nics[ifindex]
+        nic = self._nics.get(ifindex)
+        if nic is None:
+            # It could not be had.
+            return
         nic.users.discard(user)
         if nic.users:
             return

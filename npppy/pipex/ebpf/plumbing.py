@@ -10,7 +10,8 @@ import os
 import socket
 import struct
 from collections.abc import Container, Iterable, Mapping
-from ipaddress import IPv4Network
+from contextlib import ExitStack, closing
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,6 +33,9 @@ NATIVE_MTU: Final = 3488
 #: Addresses of our own of npx0 and npx1: nobody else is on their wire.
 _NPX0_MAC: Final = b"\x02npx\0\0"
 _NPX1_MAC: Final = b"\x02npx\0\1"
+#: The next hop of all routes to npx0.  Without one, the kernel would keep a neighbour entry for each subscriber, and
+#: beyond some thousand throw one away for every packet.  Nobody has it: the dummy address of RFC 7600.
+_NEXT_HOP: Final = IPv4Address("192.0.0.8")
 
 # linux/sockios.h, linux/ethtool.h
 _SIOCETHTOOL: Final = 0x8946
@@ -127,27 +131,28 @@ class NpxInterface(TunInterface):
         remove_pairs(netlink, self.name)
         names = _free_names()
         netlink.add_veth(names[0], _NPX0_MAC, names[1], _NPX1_MAC, os.cpu_count() or 1)
-        self.npx0 = npx0 = Device(names[0], netlink.link(names[0]).ifindex, _NPX0_MAC)
-        self.npx1 = npx1 = Device(names[1], netlink.link(names[1]).ifindex, _NPX1_MAC)
         try:
+            self.npx0 = npx0 = Device(names[0], netlink.link(names[0]).ifindex, _NPX0_MAC)
+            self.npx1 = npx1 = Device(names[1], netlink.link(names[1]).ifindex, _NPX1_MAC)
             netlink.set_alias(npx0.name, npx0.ifindex, ALIAS + self.name)
             # An offloaded layer-4 checksum would leave as it is before the offload; and only with GRO, which brings
             # NAPI, does npx0 take frames that XDP redirects to it.
             ethtool(npx0.name, _STXCSUM, 0)
             ethtool(npx0.name, _SGRO, 1)
             self.ifindex = netlink.link(self.name).ifindex
+            _keep_to_processor(npx0)
             for device, ifindex in ((npx0.name, npx0.ifindex), (npx1.name, npx1.ifindex), (self.name, self.ifindex)):
                 netlink.no_link_local(device, ifindex)
             self._set_up(mtu)
             netlink.add_address(npx0.name, npx0.ifindex, self.address)
             for network in aggregates:
-                netlink.add_route(npx0.name, npx0.ifindex, network)
+                netlink.add_route(npx0.name, npx0.ifindex, network, _NEXT_HOP)
             self._inject = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
             self._inject.bind((npx1.name, 0))
         except (NetlinkError, OSError):
-            netlink.delete_link(npx0.name, npx0.ifindex)
+            netlink.delete_link(names[0], socket.if_nametoindex(names[0]))
             raise
-        self._routes = RouteQueue(netlink, npx0.name, npx0.ifindex)
+        self._routes = RouteQueue(netlink, npx0.name, npx0.ifindex, _NEXT_HOP)
         look_at_forwarding(npx0.name)
 
     def _set_up(self, mtu: int) -> None:
@@ -278,22 +283,36 @@ def end_leftovers(pins: Path | None) -> None:
 def _take_back(edition: Edition) -> list[str]:
     """What the maps of a killed process still tell: its sessions, and what it has changed at interfaces."""
     done: list[str] = []
-    try:
-        sessions, nics = edition.map("sessions"), edition.map("nics")
-    except BpfError as error:
-        log.warning("pipex: %s", error)
-        return done
-    if count := len(list(sessions.keys())):
-        done.append(f"{count} sessions ended")
-    for ifindex, name in socket.if_nameindex() if edition.version in OLDER else ():
+    with ExitStack() as stack:
         try:
-            if take_vlan_tags(name, ifindex, nics):
-                done.append(f"VLAN offload of {name} switched on again")
-        except (BpfError, OSError) as error:
-            log.warning("iface=%s pipex: cannot switch VLAN offload on again: %s", name, error)
-    sessions.close()
-    nics.close()
+            sessions, nics = (stack.enter_context(closing(edition.map(name))) for name in ("sessions", "nics"))
+            if count := len(list(sessions.keys())):
+                done.append(f"{count} sessions ended")
+        except BpfError as error:
+            log.warning("pipex: %s", error)
+            return done
+        for ifindex, name in socket.if_nameindex() if edition.version in OLDER else ():
+            try:
+                if take_vlan_tags(name, ifindex, nics):
+                    done.append(f"VLAN offload of {name} switched on again")
+            except (BpfError, OSError) as error:
+                log.warning("iface=%s pipex: cannot switch VLAN offload on again: %s", name, error)
     return done
+
+
+def _keep_to_processor(device: Device) -> None:
+    """Have each processor send by a queue of its own, as far as there are, for the kernel to choose none by a hash."""
+    queues = Path(f"/sys/class/net/{device.name}/queues")
+    try:
+        # A sandbox may show the devices of another network namespace.
+        if int((queues.parent / "ifindex").read_text()) != device.ifindex:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        for number, queue in enumerate(sorted(queues.glob("tx-*"), key=lambda path: int(path.name[3:]))):
+            # Words of 32 bits, the highest first.
+            words = [f"{1 << number % 32:x}", *["00000000"] * (number // 32)]
+            (queue / "xps_cpus").write_text(",".join(words))
+    except OSError as error:
+        log.info("iface=%s its queues are chosen by a hash, which costs some time: %s", device.name, error)
 
 
 def _free_names() -> tuple[str, str]:
