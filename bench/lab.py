@@ -75,7 +75,9 @@ bind tunnel from ACCESS authenticated by LOCAL to tun0
 """
 
 #: What is behind it sees the devices of its network namespace in /sys, as on a machine of its own.
-_OWN_SYS = ("unshare", "--mount", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh")
+_OWN_SYS = """
+mount --bind /sys/fs/bpf "$0" && mount -t sysfs sysfs /sys && mount --move "$0" /sys/fs/bpf && exec "$@"
+"""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
@@ -369,8 +371,11 @@ class Lab:
         daemon_argv = [sys.executable, "-m", "npppy.daemon", "-d", "-f", str(config), "-s", str(self.socket)]
         # When it is killed, its programs and maps stay.
         self._stack.callback(self._tear_down, default_pins(str(self.socket)))
+        spot = self.directory / "bpf"
+        spot.mkdir(exist_ok=True)
+        own_sys = ("unshare", "--mount", "sh", "-c", _OWN_SYS, str(spot))
         with self.bng, pinned(OURS):
-            daemon = Npppyd([*enter, *_OWN_SYS, *daemon_argv], self.socket)
+            daemon = Npppyd([*enter, *own_sys, *daemon_argv], self.socket)
         self._start(daemon)
 
         def serves() -> bool:
