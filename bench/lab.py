@@ -371,6 +371,8 @@ class Lab:
         daemon_argv = [sys.executable, "-m", "npppy.daemon", "-d", "-f", str(config), "-s", str(self.socket)]
         # When it is killed, its programs and maps stay.
         self._stack.callback(self._tear_down, default_pins(str(self.socket)))
+        if not Path("/sys/fs/bpf").is_mount():
+            subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=True)
         spot = self.directory / "bpf"
         spot.mkdir(exist_ok=True)
         own_sys = ("unshare", "--mount", "sh", "-c", _OWN_SYS, str(spot))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from npppy.pipex.ebpf.maps import default_pins
 
 pytestmark = pytest.mark.root
 
@@ -127,6 +130,7 @@ def npppyd(links: None, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
     if daemon.process and daemon.process.poll() is None:
         daemon.process.kill()
         daemon.process.wait()
+    shutil.rmtree(default_pins(str(daemon.socket)), ignore_errors=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import pytest
 
+from npppy.pipex.ebpf.maps import default_pins
 from npppy.ppp import mschap, options, proto
 from npppy.ppp.options import Option
 from npppy.pppoe.codec import BROADCAST, DISCOVERY, SESSION, Code, Discovery, Tag, decode_discovery, session_frame
@@ -145,6 +146,7 @@ def wire(netns: None, tmp_path: Path) -> Iterator[Wire]:
         if daemon.poll() is None:
             daemon.kill()
             daemon.wait()
+        shutil.rmtree(default_pins(str(tmp_path / "npppyd.sock")), ignore_errors=True)
         wire.socket.close()
         print(log.read_text())
 

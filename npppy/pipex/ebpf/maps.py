@@ -15,7 +15,7 @@ from typing import Final
 
 from ...control.protocol import SOCKET
 from ..base import Count
-from .layout import BUCKET, COUNT_RECORD, COUNTERS, MIRROR, OBJECT, SESSION, STATS, TIMES, U32
+from .layout import BUCKET, COUNT_RECORD, COUNTERS, MIRROR, OBJECT, STATS, TIMES, U32
 from .libbpf import LOCKED, BpfError, Map, Object, Program
 from .migrate import Legacy
 from .pins import editions, publish, remove, usable
