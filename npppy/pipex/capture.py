@@ -99,7 +99,7 @@ class Capture:
 
     def end(self, reason: str) -> None:
         """Nothing more comes."""
-        self.ended = self.ended or reason
+        self.ended = reason
         self._wake.set()
 
     async def wait(self) -> None:

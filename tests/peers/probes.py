@@ -129,11 +129,8 @@ def addresses(answer: str, mark: str) -> list[str]:
     return re.findall(r"\t(\d+\.\S+)", answer[answer.index(mark) :])
 
 
-def renegotiate(lab: Lab, pppd: Pppd, layer: str, times: int) -> None:
-    """Have LCP or IPCP, and what lies above, come up once more, which are the *times* that it then was.
-
-    pppd never begins it, so a Configure-Request in its name does.
-    """
+def ask_anew(lab: Lab, pppd: Pppd, layer: str) -> None:
+    """A Configure-Request of LCP or IPCP in pppd's name, which never begins again by itself."""
     if layer == "LCP":
         protocol, wishes = proto.LCP, [(proto.OPT_MRU, (1492).to_bytes(2, "big")), (proto.OPT_MAGIC, b"npp!")]
     else:
@@ -142,6 +139,11 @@ def renegotiate(lab: Lab, pppd: Pppd, layer: str, times: int) -> None:
     packet = protocol.to_bytes(2, "big") + b"\x01\x77" + (len(body) + 4).to_bytes(2, "big") + body
     ours, theirs = lab.mac(lab.bng, "eth1"), lab.mac(lab.sub, "sub0")
     lab.wire(lab.sub, "sub0").send(codec.session_frame(ours, theirs, pppd.session_id, packet))
+
+
+def renegotiate(lab: Lab, pppd: Pppd, layer: str, times: int) -> None:
+    """Have LCP or IPCP, and what lies above, come up once more, which are the *times* that it then was."""
+    ask_anew(lab, pppd, layer)
     pppd.says(r"local  IP address (\S+)", times)
     lab.ip(lab.sub, f"route replace default dev {pppd.interface}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers.lab import EVERY_MODE, KERNEL_MODES, QUICK, WORLD, Lab, inside, until
-from tests.peers.probes import Stream, renegotiate
+from tests.peers.probes import Stream, ask_anew, renegotiate
 from tests.peers.test_data import MEGABYTE, transfer
 
 pytestmark = pytest.mark.guest
@@ -94,6 +94,24 @@ def test_renegotiation_under_traffic(lab: Lab, layer: str) -> None:
         # While negotiations go on, and not before or after.
         assert not lost & {*stream.sent[:10], *stream.sent[-20:]}
     assert (lab.session()["ppp_id"], lab.session()["address"]) == (0, peer)
+
+
+@pytest.mark.parametrize("lab", ["ebpf"], indirect=True)
+@pytest.mark.parametrize("layer", ["LCP", "IPCP"])
+def test_no_data_while_it_is_negotiated(lab: Lab, layer: str) -> None:
+    lab.start()
+    pppd = lab.dial_up()
+    lab.ping(lab.net, pppd.address)
+    pppd.send(signal.SIGSTOP)
+    ask_anew(lab, pppd, layer)
+    until(lambda: lab.entries()["sessions"] == 0, "the end of the data")
+    lab.try_ping(lab.net, pppd.address, "-W", "0.2")
+    assert lab.sessions(state="any")[0]["out_packets"] == 1
+    pppd.send(signal.SIGCONT)
+    pppd.says("local  IP address", 2)
+    lab.ip(lab.sub, "route replace default dev ppp0")
+    lab.ping(lab.net, pppd.address)
+    assert lab.session()["out_packets"] == 2
 
 
 @KERNEL_MODES

@@ -446,7 +446,10 @@ class TestBookkeeping:
         await until(lambda: flow.counters().in_packets == 1)
         here.close()
         active = flow.last_active()
+        slot, session = flow.slot, backend.maps.session(flow.slot)
         assert flow.close() == Counters(30, 1, 0, 0, 0, 0) == flow.counters()
+        # Whoever has found it reads it to the end, but nobody finds it any more.
+        assert backend.maps.session(slot) == bytes(4) + session[4:]
         assert flow.last_active() == active
         assert flow.heard() == 0
         assert backend.maps.memory()["slots"] > 0

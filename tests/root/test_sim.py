@@ -22,7 +22,7 @@ ALICE = ("--user", "alice", "--password", "wonderland")
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path, os.getpid(), "yes")
+    lab = Lab(tmp_path, os.getpid(), "ebpf")
     try:
         lab.build()
         yield lab

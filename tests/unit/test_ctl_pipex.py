@@ -64,7 +64,8 @@ async def commands(world: World, path: Path) -> AsyncIterator[PipexCommands]:
 
 
 async def npppyctl(path: Path, line: str) -> int:
-    return await asyncio.to_thread(ctl.run, ["-s", str(path), *line.split()])
+    async with asyncio.timeout(30):
+        return await asyncio.to_thread(ctl.run, ["-s", str(path), *line.split()])
 
 
 SHOWN = """\
@@ -296,7 +297,7 @@ class Process:
             [sys.executable, "-m", "npppy.ctl", "-s", str(path), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(ctl.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(ctl.__file__).parents[1]), "PYTHONUNBUFFERED": ""},
         )
         # What it does not write, nobody waits for without end.
         self._patience = threading.Timer(30, self.running.kill)
@@ -321,10 +322,13 @@ async def test_interrupted(
     npppyctl = Process(path, "capture", "ppp-id", str(session.id), *(["-w", file] if file else []))
     await until(lambda: len(commands.captures))
     kernel.lost = 3
-    for _ in range(500):
-        world.arrives(udp("192.0.2.1", "10.0.0.2", bytes(100)))
     assert npppyctl.running.stdout is not None
-    first = await asyncio.to_thread(npppyctl.running.stdout.read1, 100)  # type: ignore[attr-defined]
+    # Behind the header of a file; each frame is there at once.
+    first = await asyncio.to_thread(npppyctl.running.stdout.read, 24) if file else b""
+    world.arrives(udp("192.0.2.1", "10.0.0.2", bytes(100)))
+    first += await asyncio.to_thread(npppyctl.running.stdout.read1, 10000)  # type: ignore[attr-defined]
+    for _ in range(499):
+        world.arrives(udp("192.0.2.1", "10.0.0.2", bytes(100)))
     npppyctl.running.send_signal(number)
     status, rest, err = await npppyctl.end()
     assert status == 0
