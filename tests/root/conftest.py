@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.root.ebpf_lab import Lab, bpffs
+from tests.root.ebpf_process import nobodys_bpffs
 
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -24,3 +28,27 @@ def netns() -> Iterator[None]:
             assert _LIBC.setns(home, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
     finally:
         os.close(home)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """Back end ebpf in namespaces, without a PPP engine; some tests have a lab of their own."""
+    made = Lab()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Iterator[Path]:
+    """A BPF file system of the test's own."""
+    with bpffs(tmp_path) as directory:
+        yield directory
+
+
+@pytest.fixture
+def nobodys_pins() -> Iterator[Path]:
+    """One that belongs to an ordinary user."""
+    with nobodys_bpffs() as directory:
+        yield directory

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -43,15 +42,6 @@ pytestmark = pytest.mark.root
 
 GTXCSUM, GGRO, GFLAGS, SFLAGS = 0x16, 0x2B, 0x25, 0x26
 RXVLAN = 1 << 8
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def indexes(item: Map) -> list[int]:

@@ -8,7 +8,7 @@ import errno
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from npppy.port import Port
 from npppy.pppoe.call import PppoeEncap
 from npppy.tun.device import TunError
 from npppy.tun.netlink import Netlink, NetlinkError
-from tests.root.ebpf_lab import OURS, POOL, THEIRS, Lab, bpffs, interface, links, until, xdp
+from tests.root.ebpf_lab import OURS, POOL, THEIRS, Lab, interface, links, until, xdp
 
 pytestmark = pytest.mark.root
 
@@ -48,21 +48,6 @@ CALLS = (
 #: Of these, only the first and the last one fails, but for the long run.
 MANY = frozenset(("bpf_map__set_max_entries", "bpf_obj_get_info_by_fd", "bpf_obj_pin"))
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def pins(tmp_path: Path) -> Iterator[Path]:
-    with bpffs(tmp_path) as directory:
-        yield directory
 
 
 class Faults:

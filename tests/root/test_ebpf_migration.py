@@ -36,7 +36,6 @@ from tests.root.ebpf_lab import (
     POOL,
     THEIRS,
     Lab,
-    bpffs,
     frame,
     interface,
     links,
@@ -52,7 +51,6 @@ from tests.root.ebpf_process import (
     NOBODY,
     PROLOGUE,
     alive,
-    nobodys_bpffs,
     pinned,
 )
 from tests.unit.ippackets import udp
@@ -68,27 +66,6 @@ REPEAT = 1_000_000
 INCREMENT = struct.pack("<BBhiBBhiBBhiBBhi", 0xB7, 1, 0, 1, 0xDB, 0x18, 8, 0, 0xB7, 0, 0, 2, 0x95, 0, 0, 0)
 PPPOE = b"\x88\x64\x11\x00"
 BLOCKS = layout.FILTER | layout.MSS | layout.COUNT | layout.IDLE | layout.IP4
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def pins(tmp_path: Path) -> Iterator[Path]:
-    with bpffs(tmp_path) as directory:
-        yield directory
-
-
-@pytest.fixture
-def nobodys_pins() -> Iterator[Path]:
-    with nobodys_bpffs() as directory:
-        yield directory
 
 
 def address(session: int) -> str:

@@ -8,7 +8,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -40,15 +40,6 @@ from tests.root.ebpf_lab import (
 from tests.unit.ippackets import tcp_sum, udp, words
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def native(lab: Lab) -> None:

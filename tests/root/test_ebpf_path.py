@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -32,15 +32,6 @@ from tests.root.ebpf_lab import (
 from tests.unit.ippackets import ip, udp, words
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def payloads(frames: list[bytes]) -> list[bytes]:

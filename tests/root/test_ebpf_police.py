@@ -7,7 +7,6 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -37,14 +36,10 @@ LIMITS = (
 )
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        made.far()
-        yield made
-    finally:
-        made.close()
+@pytest.fixture(autouse=True)
+def hosts_beyond(lab: Lab) -> None:
+    """There is a network behind the next hop."""
+    lab.far()
 
 
 class Passed:

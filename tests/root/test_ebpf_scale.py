@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
 
 import pytest
 
@@ -34,14 +33,10 @@ pytestmark = pytest.mark.root
 MORE = 10 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 1
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        made.far()
-        yield made
-    finally:
-        made.close()
+@pytest.fixture(autouse=True)
+def hosts_beyond(lab: Lab) -> None:
+    """There is a network behind the next hop."""
+    lab.far()
 
 
 async def opened(lab: Lab, mode: str, capacity: int) -> None:

@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ from tests.root.ebpf_lab import (
     Lab,
     Subscriber,
     attach_foreign,
-    bpffs,
     foreign_program,
     interface,
     links,
@@ -34,34 +32,13 @@ from tests.root.ebpf_lab import (
     until,
     xdp,
 )
-from tests.root.ebpf_process import BOMB, CAPABILITIES, NOBODY, PROLOGUE, alive, nobodys_bpffs, pinned, process
+from tests.root.ebpf_process import BOMB, CAPABILITIES, NOBODY, PROLOGUE, alive, pinned, process
 
 pytestmark = pytest.mark.root
 
 GFLAGS, SFLAGS, RXVLAN = 0x25, 0x26, 1 << 8
 #: What is said where nothing can be pinned.
 LOST = "so when npppyd is killed, no later one can go on with its sessions, and only root can end them"
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def pins(tmp_path: Path) -> Iterator[Path]:
-    with bpffs(tmp_path) as directory:
-        yield directory
-
-
-@pytest.fixture
-def nobodys_pins() -> Iterator[Path]:
-    with nobodys_bpffs() as directory:
-        yield directory
 
 
 def editions(pins: Path) -> list[str]:
