@@ -20,6 +20,8 @@ log = logging.getLogger("npppy.pipex")
 #: within these bounds.
 LEAST_SESSIONS = 1024
 MOST_SESSIONS = 65536
+#: Whatever limit it sets.
+UTMOST_SESSIONS = 1 << 20
 
 UNASKED = "no tunnel asks for another"
 
@@ -117,7 +119,7 @@ def interfaces(tunnel: Tunnel) -> Iterable[str]:
 def capacity(config: Config) -> int:
     """How many sessions the maps are to have room for."""
     if config.max_session:
-        return config.max_session
+        return min(config.max_session, UTMOST_SESSIONS)
     pools: dict[str, Ipcp] = {interface.ipcp.name: interface.ipcp for interface in config.interfaces}
     addresses = sum(
         int(piece.last) - int(piece.first) + 1 for ipcp in pools.values() for piece in ipcp.ranges
