@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import socket
@@ -32,10 +33,13 @@ _OFFENDER = struct.Struct("=HH4s8x")
 #: A port where nobody listens.
 CLOSED = 33434
 
-TIME_EXCEEDED = (11, 0)
+#: Types and codes of ICMP (RFC 792, RFC 1812 section 5.2.7.1).
+NO_ROUTE = (3, 0)
+HOST_UNREACHABLE = (3, 1)
 PORT_UNREACHABLE = (3, 3)
 FRAGMENTATION_NEEDED = (3, 4)
-HOST_UNREACHABLE = (3, 1)
+PROHIBITED = (3, 13)
+TIME_EXCEEDED = (11, 0)
 
 
 class Answer(NamedTuple):
@@ -56,10 +60,17 @@ def probe(lab: Lab, namespace: str, address: str, *, ttl: int = 64, size: int = 
         sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE if df else _PMTUDISC_DONT)
         sock.connect((address, CLOSED))
         payload = bytes(index & 0xFF for index in range(size - 28))
-        sock.send(payload)
         poll = select.poll()
         poll.register(sock, 0)
-        assert poll.poll(PATIENCE * 1000), f"no error about a packet to {address} with TTL {ttl}"
+
+        def answered() -> bool:
+            # Some kernels send one a second only about what has no route, whatever icmp_ratelimit says.  And sending
+            # may tell of an error that came meanwhile.
+            with contextlib.suppress(OSError):
+                sock.send(payload)
+            return bool(poll.poll(1500))
+
+        until(answered, f"an error about a packet to {address} with TTL {ttl}")
         quoted, ancillary, _, _ = sock.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
     ((_, _, data),) = ancillary
     _, _, kind, code, mtu, _ = _EXTENDED_ERR.unpack_from(data)

@@ -223,5 +223,7 @@ def test_many_times(lab: Lab) -> None:
         for pppd in (office, *others[1:]):
             pppd.exits()
         lab.empties()
+    maps = lab.ask("pipex")[1]["maps"]
+    assert not any(maps[name]["used"] for name in ("sessions", "hosts4", "nets4", "nets6", "slots", "stats", "buckets"))
     taken = lab.paths()
     assert taken["PUNT_STALE"] == taken["TX_FAIL"] == taken["DROP_MALFORMED"] == 0
