@@ -14,10 +14,8 @@ from typing import NamedTuple
 
 from npppy.ppp import options, proto
 from npppy.pppoe import codec
-from tests.peers.lab import PATIENCE, Lab, Pppd, inside, until
+from tests.peers.lab import PATIENCE, SO_RCVBUFFORCE, Lab, Pppd, inside, until
 
-# asm-generic/socket.h
-_SO_RCVBUFFORCE = 33
 # linux/in.h
 _IP_MTU_DISCOVER = 10
 _IP_RECVERR = 11
@@ -112,7 +110,7 @@ class Receiver:
 
     def __init__(self, lab: Lab, namespace: str) -> None:
         sock = self.socket = lab.datagrams(namespace)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 24)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         sock.bind(("0.0.0.0", 0))

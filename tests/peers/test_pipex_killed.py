@@ -118,7 +118,6 @@ def test_a_successor_ends_what_it_finds(lab: Lab) -> None:
     old = lab.dial_up(user="bob", password="builder")
     lab.ping(lab.sub, WORLD)
     wire = lab.wire(lab.sub, "sub0")
-    wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
     receiver = Receiver(lab, lab.net)
     ours, theirs, name = lab.mac(lab.bng, "eth1"), lab.mac(lab.sub, "sub0"), old.session_id
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.lab import EVERY_MODE, KERNEL_MODES, QUICK, WORLD, Lab, inside, until
+from tests.peers.lab import EVERY_MODE, KERNEL_MODES, QUICK, TELLS, WORLD, Lab, inside, until
 from tests.peers.probes import Stream, ask_anew, renegotiate
 from tests.peers.test_data import MEGABYTE, transfer
 
@@ -57,7 +57,7 @@ def test_who_sends_is_not_asked(lab: Lab) -> None:
 
 @pytest.mark.parametrize("lab", ["ebpf"], indirect=True)
 def test_who_asks_is_not_asked(lab: Lab) -> None:
-    """pppd has its answers from the kernel; Python sees none of it."""
+    """pppd has its answers from the kernel, if that can send them; Python sees none of it then."""
     lab.start("lcp-keepalive-interval 2")
     pppd = lab.dial_up("debug", "lcp-echo-interval", "1", "lcp-echo-failure", "1")
     asked = Asked(lab)
@@ -65,8 +65,9 @@ def test_who_asks_is_not_asked(lab: Lab) -> None:
     pppd.says(r"sent \[LCP EchoReq .*\]\nrcvd \[LCP EchoRep", 4)
     assert asked.count() == 0
     taken = lab.paths() - before
-    assert taken["ECHO"] >= 3
-    assert taken["PUNT_CONTROL"] == 0
+    if TELLS:
+        assert taken["ECHO"] >= 3
+        assert taken["PUNT_CONTROL"] == 0
     # Its clock is that of the last packet, not of the last answer.
     pppd.send(signal.SIGSTOP)
     until(asked.count, "an Echo-Request")

@@ -131,8 +131,8 @@ def test_nat(lab: Lab) -> None:
     nft(lab, RULES)
     receiver = Receiver(lab, lab.net)
     send(lab, lab.sub, (WORLD, receiver.port))
-    assert receiver.take().sender == (peer if lab.mode == "fast" else UPLINK)
-    if lab.mode == "fast":
+    assert receiver.take().sender == (peer if lab.way == "FAST" else UPLINK)
+    if lab.way == "FAST":
         # As the manual says.
         assert matched(lab) == {"new": 0, "established": 0, "forbidden": 0}
         return
