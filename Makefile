@@ -106,6 +106,12 @@ bench: need-root ## every figure against its target, into bench/results.jsonl (r
 	@$(MAKE) -s .venv/stamp
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
+.PHONY: bench-peers
+bench-peers: need-root ## npppyd beside Debian's l2tpns, under the same load (root)
+	@scripts/packages venv run demo peers
+	@$(MAKE) -s .venv/stamp
+	@$(BIN)/python -m bench.peers $(BENCH_ARGS)
+
 .PHONY: run
 run: need-root venv ## npppyd in the foreground, with CONF=conf/npppd.conf (root)
 	@$(BIN)/npppyd -d -f $(CONF)
@@ -128,7 +134,7 @@ install: ## npppyd, npppyctl, npppysim, manual pages, unit and configuration: PR
 	  conf/npppyd.service >$(DESTDIR)$(UNIT)
 	chmod 644 $(DESTDIR)$(UNIT)
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/npppy
-	for file in npppd.conf npppd-users; do \
+	for file in npppd.conf l2tp.conf npppd-users; do \
 	  [ -e $(DESTDIR)$(SYSCONFDIR)/npppy/$$file ] || \
 	    install -m 600 conf/$$file $(DESTDIR)$(SYSCONFDIR)/npppy/ || exit 1; \
 	done

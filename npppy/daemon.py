@@ -28,7 +28,10 @@ from .control.pipex import PipexCommands
 from .control.protocol import SOCKET, Message
 from .control.server import ControlServer, Reply
 from .control.subject import EngineSubject
+from .control.tunnels import TunnelCommands
 from .journal import Journal, JournalError
+from .l2tp import ipsec
+from .l2tp.server import L2tpServer, ListenError
 from .pipex.datapath import DataPath, DataPathError
 from .pipex.ebpf.libbpf import BpfError
 from .pipex.ebpf.maps import default_pins
@@ -91,11 +94,14 @@ class Daemon:
         self.control = ControlServer(self.subject, control, group=group)
         self.control.register("daemon", self._state)
         PipexCommands(self.engine, lambda: self.data.backend, self.clock).register(self.control)
+        TunnelCommands(lambda: self.l2tp.engine, self.clock).register(self.control)
+        self.control_path = control
         self.journal_path = _journal(control)
         self.stopping = asyncio.Event()
         self.pins = default_pins(control)
         self.data: DataPath
         self.pppoe: PppoeServer
+        self.l2tp: L2tpServer
         self.links: LinkMonitor
         self.journal: Journal
 
@@ -138,6 +144,23 @@ class Daemon:
             self.config.tunnels, self.engine.open, secrets.token_bytes, self.wheel, self.clock, self.journal
         )
         stack.callback(self.pppoe.close)
+        try:
+            # Before anything can come, or leave.
+            ipsec.require(self.config.tunnels, self.control_path, self.pins.name)
+            stack.callback(self._release)
+            self.l2tp = L2tpServer(
+                self.config.tunnels,
+                self.engine.open,
+                secrets.token_bytes,
+                self.wheel,
+                self.clock,
+                self.journal,
+                self.engine.hostname,
+            )
+        except (ipsec.IpsecError, ListenError) as error:
+            raise StartError(str(error)) from None
+        stack.callback(self.l2tp.close)
+        self.data.outer = self.l2tp.outer
         self.links = LinkMonitor(self._link, news=self._follow)
         stack.callback(self.links.close)
         for name in sorted(self.pppoe.interfaces()):
@@ -232,12 +255,15 @@ class Daemon:
         kept = {interface.name: interface.address for interface in config.interfaces}
         old = self.data
         try:
+            # What is not to pass any more does not; what may pass then, at the end.
+            ipsec.require((*self.config.tunnels, *config.tunnels), self.control_path, self.pins.name)
             if old.outgrown(config):
                 log.warning("reload: another back end carries data from now on, so all sessions end")
                 self.data = DataPath(config, self.pins)
+                self.data.outer = self.l2tp.outer
             else:
                 old.configure(config)
-        except DataPathError as error:
+        except (DataPathError, ipsec.IpsecError) as error:
             log.error("%s", error)
             log.error("reload failed: the old configuration stays")
             return
@@ -271,8 +297,20 @@ class Daemon:
         # Also those from before: their sessions may be for another back end now.
         for name in sorted(after):
             self.links.watch(name)
+        self.l2tp.reconfigure(config.tunnels)
+        try:
+            ipsec.require(config.tunnels, self.control_path, self.pins.name)
+        except ipsec.IpsecError as error:
+            log.error("%s", error)
         self.data.follow()
         log.info("reloaded %s", config.file)
+
+    def _release(self) -> None:
+        """Nothing is served any more: clear traffic is nobody's."""
+        try:
+            ipsec.release(self.control_path, self.pins.name)
+        except NetlinkError as error:
+            log.error("l2tp-require-ipsec: %s", error)
 
     async def _end_sessions(self) -> None:
         """End all sessions, and give their peers some seconds to agree."""
@@ -289,6 +327,10 @@ class Daemon:
         deadline = self.clock() + SHUTDOWN
         while engine.sessions and self.clock() < deadline:
             await asyncio.sleep(TICK)
+        # A tunnel ends when its peer has said that it knows.
+        self.l2tp.shut()
+        while self.l2tp.engine.busy and self.clock() < deadline:
+            await asyncio.sleep(TICK)
 
     async def _state(self, request: Message, reply: Reply) -> Message:
         """What the daemon holds, and what it has refused and dropped since its start."""
@@ -303,7 +345,10 @@ class Daemon:
             "addresses": len(self.space),
             "journal": len(self.journal),
             "malformed": dict(engine.malformed),
-            "drops": {str(port): dict(drops) for port, drops in self.pppoe.engine.drops.items()},
+            "drops": {
+                **{str(port): dict(drops) for port, drops in self.pppoe.engine.drops.items()},
+                **{f"tunnel {name}": dict(service.drops) for name, service in self.l2tp.engine.services.items()},
+            },
             "pools": {
                 site.conf.ipcp.name: {"size": site.pool.size, "used": site.pool.used} for site in self.sites.values()
             },
@@ -376,8 +421,11 @@ def _teardown(control: str) -> int:
         if journal.exists():
             # Held by a npppyd that runs.  The sessions in it are for the next start to end.
             Journal(journal).close()
-        for line in teardown(default_pins(control)):
+        pins = default_pins(control)
+        for line in teardown(pins):
             print(line)
+        if count := ipsec.release(control, pins.name):
+            print(f"{count} IPsec policies removed")
     except (JournalError, BpfError, NetlinkError, OSError) as error:
         print(f"npppyd: {error}", file=sys.stderr)
         return 1

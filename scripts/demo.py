@@ -4,6 +4,7 @@
     sub ====== bng ------ net
        eth0  eth1  up0  eth0
 
+Subscribers come by PPPoE on the wire between sub and bng, and by L2TP over IP there.
 Every step prints what it runs and fails if it did not truly work.  What it makes has the process id in its name and is
 removed at the end, whatever happens; no process that it has not started is touched.
 """
@@ -36,6 +37,8 @@ BIN = Path(sys.executable).parent
 
 #: Both ends of the link from the concentrator to the host beyond.
 UPLINK, BEYOND = "192.0.2.1", "192.0.2.2"
+#: Where L2TP is served, and where it comes from.
+LNS, AFAR = "203.0.113.1", "203.0.113.2"
 #: Octets sent each way through each session.
 AMOUNT = 4_000_000
 #: Seconds that any one thing may take.
@@ -181,6 +184,8 @@ class Demo:
         self.wire(self.sub, "eth0", self.bng, "eth1")
         self.wire(self.bng, "up0", self.net, "eth0")
         run("ip", "-n", self.bng, "address", "add", f"{UPLINK}/24", "dev", "up0")
+        run("ip", "-n", self.bng, "address", "add", f"{LNS}/24", "dev", "eth1")
+        run("ip", "-n", self.sub, "address", "add", f"{AFAR}/24", "dev", "eth0")
         run("ip", "-n", self.net, "address", "add", f"{BEYOND}/24", "dev", "eth0")
         run("ip", "-n", self.net, "route", "add", "default", "via", UPLINK)
         with inside(self.bng):
@@ -198,9 +203,13 @@ class Demo:
     # The concentrator.
 
     def serve(self) -> Program:
-        for name in ("npppd.conf", "npppd-users"):
+        for name in ("npppd.conf", "l2tp.conf", "npppd-users"):
             shutil.copy(ROOT / "conf" / name, self.directory)
         (self.directory / "npppd-users").chmod(0o600)
+        # What is commented out there.
+        for name, line in (("npppd.conf", 'include "l2tp.conf"'), ("l2tp.conf", "l2tp-accept-dialin yes")):
+            path = self.directory / name
+            path.write_text(path.read_text().replace(f"#{line}", line))
         daemon = self.start(
             "npppyd", self.bng, f"{BIN}/npppyd", "-d", "-f", f"{self.directory}/npppd.conf", "-s", str(self.socket)
         )
@@ -224,12 +233,12 @@ class Demo:
 
     # The subscribers.
 
-    def dial(self, number: int, user: str, password: str, auth: str) -> tuple[Program, str]:
-        """A subscriber that stays; returns it and its address."""
+    def dial(self, number: int, user: str, password: str, auth: str, *by: str) -> tuple[Program, str]:
+        """A subscriber that stays; returns it and its address.  Without a word how it comes, it is by PPPoE."""
         program = self.start(
             f"npppysim-{user}",
             self.sub,
-            *(f"{BIN}/npppysim", "pppoe", "--interface", "eth0", "--first", str(number)),
+            *(f"{BIN}/npppysim", *(by or ("pppoe", "--interface", "eth0")), "--first", str(number)),
             *("--user", user, "--password", password, "--auth", auth, "--tun", "--hold", "inf", "--events", "--json"),
         )
         facts = program.event("up")
@@ -337,6 +346,17 @@ def show(demo: Demo) -> None:
     (added,) = demo.routes() - before
     check(added.startswith("10.65.0.64/28 "), f"the network behind office is routed to it: {added}")
 
+    step("Two more come by L2TP: one by itself, and one by a LAC that has begun its login already")
+    l2tp = ("l2tp", "--server", LNS, "--bind")
+    for user, password, by in (
+        ("mobile", "jabberwock", (*l2tp, f"{AFAR}:4711")),
+        ("branch", "bandersnatch", (*l2tp, f"{AFAR}:4712", "--proxy", "chap", "--calling-number", "4312345")),
+    ):
+        subscribers[user], addresses[user] = demo.dial(len(subscribers) + 1, user, password, "mschapv2,chap", *by)
+    demo.ctl("tunnel", "brief")
+    tunnels = [json.loads(line) for line in demo.ctl("-j", "tunnel", "brief", quiet=True).splitlines()]
+    check(len(tunnels) == 2, "there is a tunnel for each")
+
     step("A wrong password, and a method that the concentrator does not offer")
     check(demo.refused("alice", "rabbit", "chap") == "authentication failed", "the wrong password is refused")
     reason = demo.refused("alice", "wonderland", "pap")
@@ -379,7 +399,15 @@ def show(demo: Demo) -> None:
     gone = subscribers["alice"].event("down")
     check(gone["reason"] in ("terminated by the concentrator", "PADT received"), f"alice was told: {gone['reason']}")
     subscribers.pop("alice").process.wait(PATIENCE)
-    check(demo.sessions().keys() == {"bob", "office"}, "the others stay")
+    check(demo.sessions().keys() == addresses.keys() - {"alice"}, "the others stay")
+
+    step("One tunnel is cleared")
+    (tunnel,) = [row for row in tunnels if row["peer"].endswith(":4711")]
+    demo.ctl("clear", "tunnel", "id", str(tunnel["tunnel_id"]))
+    gone = subscribers["mobile"].event("down")
+    check("cleared" in gone["reason"], f"mobile was told: {gone['reason']}")
+    subscribers.pop("mobile").process.wait(PATIENCE)
+    check(demo.sessions().keys() == addresses.keys() - {"alice", "mobile"}, "the others stay")
 
     step("The others hang up")
     for user, program in subscribers.items():
@@ -388,12 +416,12 @@ def show(demo: Demo) -> None:
 
     def empty() -> bool:
         return not demo.sessions() and not any(
-            json.loads(demo.ctl("-j", "daemon", quiet=True))[what] for what in ("sessions", "addresses", "timers")
+            json.loads(demo.ctl("-j", "daemon", quiet=True))[what] for what in ("sessions", "addresses", "journal")
         )
 
     until(empty, "nothing is left of the sessions")
     demo.ctl("session", "brief")
-    say("ok: no session, address or timer is left")
+    say("ok: no session, address or record of one is left")
     check(demo.routes() == before, "the routes are those from before")
 
     step("npppyd ends")

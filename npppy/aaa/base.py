@@ -28,6 +28,17 @@ class Chap:
 
 
 @dataclass(frozen=True, slots=True)
+class MsChapV1:
+    """RFC 2433 section 6, the NT response; only a LAC has one for us."""
+
+    identifier: int
+    #: 8 octets
+    challenge: bytes
+    #: 24 octets
+    nt_response: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class MsChapV2:
     """RFC 2759 section 4."""
 
@@ -40,7 +51,7 @@ class MsChapV2:
     nt_response: bytes
 
 
-Proof = Pap | Chap | MsChapV2
+Proof = Pap | Chap | MsChapV1 | MsChapV2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Users of a file: PAP, CHAP and MS-CHAPv2 checked here."""
+"""Users of a file: PAP, CHAP, MS-CHAPv1 and MS-CHAPv2 checked here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hashlib import md5, sha256
 
 from ..config.users import User, UsersFile
 from ..ppp import mschap
-from .base import Accept, Answer, Chap, Pap, Proof, Reject, Request
+from .base import Accept, Answer, Chap, MsChapV1, Pap, Proof, Reject, Request
 
 
 def _same(ours: bytes, theirs: bytes) -> bool:
@@ -24,6 +24,9 @@ def verify(proof: Proof, username: str, password: bytes) -> str | None:
         # RFC 1994 section 4.1
         expected = md5(bytes((proof.identifier,)) + password + proof.challenge).digest()
         return "" if _same(expected, proof.response) else None
+    if isinstance(proof, MsChapV1):
+        expected = mschap.challenge_response(proof.challenge, mschap.nt_password_hash(password))
+        return "" if _same(expected, proof.nt_response) else None
     name = mschap.without_domain(username.encode("utf-8", "surrogateescape"))
     expected = mschap.nt_response(proof.challenge, proof.peer_challenge, name, password)
     if not _same(expected, proof.nt_response):

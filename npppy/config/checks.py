@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..text import printable
 from .blocks import Settings
 from .lexer import Report
-from .model import Bind, Ipcp, PppoeOptions, Tunnel, Where
+from .model import Address, Bind, Ipcp, L2tpOptions, PppoeOptions, Protocol, Tunnel, Where
 
 
 class _Range(NamedTuple):
@@ -43,6 +43,34 @@ def check_services(tunnels: Sequence[tuple[Tunnel, Settings]], error: Report) ->
                 else:
                     what = "requests for any service (pppoe-accept-any-service no keeps them off)"
                 error(where, f'tunnel "{printable(name)}" answers {what} on {interface} already, at {place}')
+
+
+def check_listeners(tunnels: Sequence[tuple[Tunnel, Settings]], error: Report) -> None:
+    """Two tunnels must not listen on the same address and port."""
+    owners: dict[tuple[Protocol, Address, int], tuple[Tunnel, Where]] = {}
+    for tunnel, settings in tunnels:
+        options = tunnel.carrier
+        if isinstance(options, PppoeOptions):
+            continue
+        places = dict(settings.items.get("carrier.listen", ()))
+        for address, port in options.listen:
+            where = places.get((address, port), tunnel.where)
+            other, place = owners.setdefault((tunnel.protocol, address, port), (tunnel, where))
+            if other is not tunnel:
+                error(where, f'tunnel "{printable(other.name)}" listens on {address} port {port} already, at {place}')
+
+
+def check_secrets(options: L2tpOptions, settings: Settings, warning: Report) -> None:
+    """Secrets that others hide, and what has no effect without any."""
+    places: dict[object, Where] = {}
+    for (network, _), where in settings.items.get("carrier.secrets", ()):
+        if network in places:
+            what = "l2tp-secret" if network is None else f"l2tp-secret from {network}"
+            warning(where, f"{what} is given again: {places[network]} has no effect")
+        places[network] = where
+    if options.hidden_avps and not options.secrets:
+        where = settings.places["carrier.hidden_avps"]
+        warning(where, "l2tp-hidden-avps has no effect: AVPs are hidden by an l2tp-secret, and there is none")
 
 
 def check_pools(pools: Sequence[tuple[Ipcp, Settings]], error: Report, warning: Report) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..text import printable
 from .blocks import Blocks, Settings, a
-from .checks import check_binds, check_pools, check_services
+from .checks import check_binds, check_listeners, check_pools, check_secrets, check_services
 from .model import (
     Bind,
     Config,
@@ -22,6 +22,7 @@ from .model import (
     FsmLimits,
     Interface,
     Ipcp,
+    L2tpOptions,
     PppoeOptions,
     Protocol,
     RadiusServer,
@@ -90,6 +91,7 @@ class _Loader(Blocks):
         for tunnel, settings in self._tunnels:
             self._check_tunnel(tunnel, settings)
         check_services(self._tunnels, self.error)
+        check_listeners(self._tunnels, self.error)
         check_pools(self._pools, self.error, self.warning)
         check_binds(self._binds, self.warning)
         self.finish()
@@ -132,11 +134,14 @@ class _Loader(Blocks):
         if token is None:
             return
         carrier = settings.group("carrier")
-        for field in ("interfaces", "listen", "service_names", "pado_delay"):
+        for field in ("interfaces", "listen", "service_names", "pado_delay", "secrets"):
             if "carrier." + field in settings.items:
                 carrier[field] = settings.values("carrier." + field)
         if carrier.get("service_names") == ("",):
             del carrier["service_names"]
+        # Of two for one network the last one counts.
+        if "secrets" in carrier:
+            carrier["secrets"] = tuple(dict(carrier["secrets"]).items())
         if protocol is not Protocol.PPPOE:
             carrier.setdefault("listen", ((IPv4Address(0), PORTS[protocol]),))
         fields = TUNNEL_DEFAULTS[protocol] | {k: v for k, v in settings.fields.items() if "." not in k}
@@ -166,11 +171,14 @@ class _Loader(Blocks):
             self.warning(tunnel.where, f'no bind names tunnel "{name}": it is not served')
         if isinstance(tunnel.carrier, PppoeOptions) and not tunnel.carrier.interfaces:
             self.warning(tunnel.where, f'tunnel "{name}" listens on no interface: it is not served')
-        for field in ("carrier.interfaces", "carrier.service_names"):
+        if isinstance(tunnel.carrier, L2tpOptions):
+            check_secrets(tunnel.carrier, settings, self.warning)
+        for field in ("carrier.interfaces", "carrier.service_names", "carrier.listen"):
             seen = set()
             for value, where in settings.items.get(field, ()):
                 if value in seen:
-                    self.warning(where, f'"{printable(value)}" is given twice')
+                    text = f'"{printable(value)}"' if isinstance(value, str) else "{} port {}".format(*value)
+                    self.warning(where, f"{text} is given twice")
                 seen.add(value)
         sessions = -1
         for delay, where in settings.items.get("carrier.pado_delay", ()):

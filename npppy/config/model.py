@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 
 class Where(NamedTuple):
@@ -62,6 +63,17 @@ class Mppe(enum.Enum):
     NO = "no"
     YES = "yes"
     REQUIRED = "required"
+
+
+class Rebind(enum.Enum):
+    """Where an L2TP tunnel may move to after its peer, once a valid control message has come from there."""
+
+    #: Nowhere.
+    NO = "no"
+    #: Another port of its address.
+    PORT = "port"
+    #: Another address, too.
+    ADDRESS = "address"
 
 
 class PipexChoice(enum.Enum):
@@ -127,11 +139,36 @@ class L2tpOptions:
     lcp_renegotiation: bool = True
     force_lcp_renegotiation: bool = False
     data_use_seq: bool = True
+    #: Frames of a session that are held for one that is missing; 0: none is waited for.
+    data_reorder: int = 0
     require_ipsec: bool = False
+    #: Of packets over IPv4 that the kernel sends.
+    udp_checksum: bool = False
+    #: (network, secret); None: for all that no network is for.  No network is there twice.
+    secrets: tuple[tuple[Network | None, str], ...] = field(default=(), repr=False)
+    hidden_avps: bool = False
+    #: Sessions of one tunnel.
+    session_limit: int = 0
+    #: Tunnels that are not established yet, in all, beyond which the oldest is given up, and of one address.
+    half_open_limit: int = 4096
+    half_open_peer_limit: int = 128
+    #: New tunnels a second.
+    sccrq_limit: int = 0
+    peer_rebind: Rebind = Rebind.PORT
     ctrl_in_pktdump: bool = False
     ctrl_out_pktdump: bool = False
     data_in_pktdump: bool = False
     data_out_pktdump: bool = False
+
+    def secret_for(self, host: str) -> str | None:
+        """The secret that we share with a peer, by its address: that of the longest prefix; None: none."""
+        address = ip_address(host)
+        best, length = None, -2
+        for network, secret in self.secrets:
+            mine = -1 if network is None else network.prefixlen
+            if mine > length and (network is None or address in network):
+                best, length = secret, mine
+        return best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

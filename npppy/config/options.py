@@ -13,11 +13,13 @@ from .model import (
     FsmLimits,
     L2tpOptions,
     Mppe,
+    Network,
     PadoDelay,
     PipexChoice,
     PppoeOptions,
     PptpOptions,
     Protocol,
+    Rebind,
     Where,
 )
 from .reader import YESNO, Args, Bad, Choice, Number, Several, Text, Value
@@ -57,7 +59,6 @@ def _always(value: Any) -> bool:
 
 #: Delete a row when its feature is built.
 UNBUILT = (
-    Unbuilt("tunnel", "protocol", lambda v: v is Protocol.L2TP, "L2TP is not built yet: this tunnel is not served"),
     Unbuilt("tunnel", "protocol", lambda v: v is Protocol.PPTP, "PPTP is not built yet: this tunnel is not served"),
     *(
         Unbuilt("tunnel", keyword, _always, f"{keyword} has no effect: CCP is not built yet")
@@ -129,6 +130,12 @@ def _pado_delay(args: Args) -> list[tuple[PadoDelay, Where]]:
     delay = None if args.take("drop") else args.number(0, 10_000, otherwise=' (milliseconds) or "drop"')
     sessions = SESSIONS(args) if args.take("from") else 0
     return [(PadoDelay(sessions=sessions, delay=delay), where)]
+
+
+def _l2tp_secret(args: Args) -> list[tuple[tuple[Network | None, str], Where]]:
+    where = args.where
+    secret = args.secret()
+    return [((args.network() if args.take("from") else None, secret), where)]
 
 
 def _authentication_methods(args: Args) -> tuple[AuthMethod, ...]:
@@ -222,7 +229,7 @@ def _dae(args: Args) -> list[tuple[tuple[str, Any], Where]]:
     where = args.where
     word = args.keyword("listen", "client")
     if word == "client":
-        return [((word, (args.address(), args.secret())), where)]
+        return [((word, (args.address(), args.secret("secret"))), where)]
     args.keyword("on")
     return [((word, args.address_port(3799)), where)]
 
@@ -297,6 +304,7 @@ _DUMP_OPTIONS = {f"{what}-pktdump": YESNO for what in ("ctrl-in", "ctrl-out", "d
 
 _L2TP = [
     Option("listen", "carrier.listen", _listen(Protocol.L2TP), repeat=True),
+    Option("l2tp-secret", "carrier.secrets", _l2tp_secret, repeat=True),
     *_carrier(
         "l2tp",
         {
@@ -308,7 +316,15 @@ _L2TP = [
             "lcp-renegotiation": YESNO,
             "force-lcp-renegotiation": YESNO,
             "data-use-seq": YESNO,
+            "data-reorder": Number(0, 64),
             "require-ipsec": YESNO,
+            "udp-checksum": YESNO,
+            "hidden-avps": YESNO,
+            "session-limit": Number(0, 65535),
+            "half-open-limit": Number(1, 65535),
+            "half-open-peer-limit": Number(1, 65535),
+            "sccrq-limit": Number(0, 1_000_000),
+            "peer-rebind": Choice({rebind.value: rebind for rebind in Rebind}),
             **_DUMP_OPTIONS,
         },
     ),
@@ -379,7 +395,7 @@ def server(port: int) -> dict[str, Option]:
 
     def address(args: Args) -> list[tuple[Any, Where]]:
         where = args.where
-        return [((*args.address_port(port), args.secret()), where)]
+        return [((*args.address_port(port), args.secret("secret")), where)]
 
     return _table(
         [

@@ -6,12 +6,12 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_interface
 from typing import Any
 
 from ..text import printable
 from .lexer import Kind, Report, Token
-from .model import Address, Where
+from .model import Address, Network, Where
 from .parser import Line
 
 
@@ -171,6 +171,24 @@ class Args:
         self._pos += 1
         return address
 
+    def network(self) -> Network:
+        """Read a network, or an address, which is one of its own."""
+        what = "an address or a network (10.0.0.0/24)"
+        where = self.where
+        text = self._peek(what)
+        try:
+            # It takes a mask for a length, too.
+            if not re.fullmatch(r"[^/%]+(/[0-9]{1,3})?", text):
+                raise ValueError
+            interface = ip_interface(text)
+        except ValueError:
+            raise self.expected(what) from None
+        network = interface.network
+        if network.network_address != interface.ip:
+            raise Bad(where, "this is not the address of a network: it has bits beyond the length of its prefix")
+        self._pos += 1
+        return network
+
     def _peek(self, what: str) -> str:
         if not self.more:
             raise self.expected(what)
@@ -181,11 +199,11 @@ class Args:
         address = self.address()
         return address, (self.number(0, 65535) or port) if self.take("port") else port
 
-    def secret(self) -> str:
-        """Read the keyword ``secret`` and a secret."""
-        if not self.take("secret"):
+    def secret(self, keyword: str = "") -> str:
+        """Read *keyword*, if there is one, and a secret."""
+        if keyword and not self.take(keyword):
             # What stands here may be the secret itself.
-            raise Bad(self.where, 'expected the keyword "secret" and a secret')
+            raise Bad(self.where, f'expected the keyword "{keyword}" and a secret')
         self.secret_at = self.where
         return self.text("a secret", 65535)
 

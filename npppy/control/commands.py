@@ -31,6 +31,7 @@ class WordError(Exception):
 class Command:
     """*parse* takes its words off the list and returns the request's fields; *show* prints the answer as text.
 
+    *name* is what npppyd knows it by, unless the fields have another ``command``.
     *endless*: it runs until either side closes the connection.  *into*: a field of the request is not for npppyd, but
     names the file that the answer goes to; what it makes of the name shows the answer then, in text and JSON alike.
     """
@@ -95,6 +96,14 @@ def _address(word: str) -> str:
     return word
 
 
+def _any_address(word: str) -> str:
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in word else socket.AF_INET, word)
+    except OSError:
+        raise ValueError from None
+    return word
+
+
 def _protocol(word: str) -> str:
     if word.lower() not in ("pppoe", "l2tp", "pptp"):
         raise ValueError
@@ -109,14 +118,19 @@ VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "protocol": ("[ pppoe | l2tp | pptp ]", _protocol),
     "realm": ("<realm>", str),
     "username": ("<username>", str),
+    "id": ("<tunnel-id>", _number(0, 2**16 - 1)),
+    "peer": ("<address>", _any_address),
+    "name": ("<tunnel>", str),
 }
 #: A session that comes or goes has no state to ask for.
-EVENT_FILTERS = tuple(VALUES)
+EVENT_FILTERS = ("ppp-id", "address", "interface", "protocol", "realm", "username")
 FILTERS = (*EVENT_FILTERS, "state")
 STATES = ("up", "half-open", "any")
+TUNNEL_FILTERS = ("id", "peer", "name", "state")
+TUNNEL_STATES = ("established", "half-open", "closing")
 
 
-def filters(words: list[str], names: tuple[str, ...] = FILTERS) -> Message:
+def filters(words: list[str], names: tuple[str, ...] = FILTERS, states: tuple[str, ...] = STATES) -> Message:
     """``[filter ...]``"""
     chosen: dict[str, Any] = {}
     while words:
@@ -124,18 +138,33 @@ def filters(words: list[str], names: tuple[str, ...] = FILTERS) -> Message:
         if name in chosen:
             raise WordError(f"repeated argument: {name}")
         if name == "state":
-            chosen[name] = pick(words, STATES)
+            chosen[name] = pick(words, states)
         else:
             chosen[name] = _value(words, *VALUES[name])
     return {"filters": {name.replace("-", "_"): value for name, value in chosen.items()}}
 
 
-def all_or_filters(words: list[str], names: tuple[str, ...] = FILTERS) -> Message:
+def all_or_filters(
+    words: list[str], names: tuple[str, ...] = FILTERS, states: tuple[str, ...] = STATES
+) -> Message:
     """``all | filter ...``"""
     if pick(words[:1], ("all", *names)) == "all":
         del words[0]
         return {"filters": {}}
-    return filters(words, names)
+    return filters(words, names, states)
+
+
+def tunnel_filters(words: list[str]) -> Message:
+    """``[filter ...]``"""
+    return filters(words, TUNNEL_FILTERS, TUNNEL_STATES)
+
+
+def clear(words: list[str]) -> Message:
+    """``[tunnel] all | filter ...``"""
+    if pick(words[:1], ("all", *FILTERS, "tunnel")) != "tunnel":
+        return all_or_filters(words)
+    del words[0]
+    return {"command": "clear-tunnel", **all_or_filters(words, TUNNEL_FILTERS, TUNNEL_STATES)}
 
 
 def _value(words: list[str], shown: str, convert: Callable[[str], Any]) -> Any:
@@ -217,11 +246,15 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
         "packets": Command("session", filters, format.packets),
         "all": Command("session", filters, format.details),
     },
-    "clear": Command("clear", all_or_filters, format.cleared),
+    "clear": Command("clear", clear, format.cleared),
     "daemon": Command("daemon", lambda words: {}, format.daemon),
     "monitor": Command("monitor", lambda words: all_or_filters(words, EVENT_FILTERS), format.events, endless=True),
     "pipex": Command("pipex", pipex, format.pipex),
     "capture": Command("capture", capture, watch.lines, endless=True, into=("file", watch.PcapFile)),
+    "tunnel": {
+        "brief": Command("tunnel", tunnel_filters, format.tunnel_brief),
+        "all": Command("tunnel", tunnel_filters, format.tunnel_details),
+    },
 }
 
 

@@ -11,6 +11,10 @@ from ..text import printable
 
 _TAGS = (0x8100, 0x88A8)
 _IPV6 = 0x0057
+_ETHER_IP, _ETHER_IPV6 = 0x0800, 0x86DD
+
+# Of an L2TP header (RFC 2661 section 3.1).
+_CONTROL, _LENGTH, _SEQUENCE, _OFFSET, _VERSION = 0x8000, 0x4000, 0x0800, 0x0200, 0x000F
 
 _DISCOVERY = {code.value: code.name for code in Code}
 _PROTOCOLS = {number: name.upper() for number, name in proto.NAMES.items()} | {_IPV6: "IPV6"}
@@ -71,6 +75,8 @@ def _frame(cursor: Cursor, broken: str) -> tuple[str, str]:
     while kind in _TAGS:
         cursor.u16()
         kind = cursor.u16()
+    if kind in (_ETHER_IP, _ETHER_IPV6):
+        return _l2tp(cursor, kind, broken)
     if kind not in (DISCOVERY, SESSION):
         return f"0x{kind:04x}", ""
     cursor.u8()
@@ -78,9 +84,51 @@ def _frame(cursor: Cursor, broken: str) -> tuple[str, str]:
     session = cursor.u16()
     if kind == DISCOVERY:
         return _DISCOVERY.get(code, f"0x{code:02x}"), f"session {session}"
-    length = cursor.u16()
-    # What lies behind is padding.
-    ppp = cursor.sub(min(length, len(cursor)))
+    return _ppp(cursor, cursor.u16(), broken)
+
+
+def _l2tp(cursor: Cursor, kind: int, broken: str) -> tuple[str, str]:
+    """IP with UDP and an L2TP message."""
+    if kind == _ETHER_IP:
+        header = (cursor.u8() & 15) * 4
+        cursor.take(5)
+        fragment = cursor.u16() & 0x1FFF
+        cursor.u8()
+        protocol = cursor.u8()
+        cursor.take(header - 10)
+    else:
+        cursor.take(6)
+        protocol, fragment = cursor.u8(), 0
+        cursor.take(33)
+    if protocol != socket.IPPROTO_UDP or fragment:
+        return "IP", f"protocol {protocol}, fragment at {fragment * 8}" if fragment else f"protocol {protocol}"
+    cursor.take(4)
+    # To the end of UDP; further on there may be less.
+    size = cursor.u16() - 8
+    cursor.u16()
+    begin = len(cursor)
+    flags = cursor.u16()
+    if flags & _VERSION != 2:
+        return "UDP", f"{size} octets"
+    if flags & _LENGTH:
+        size = min(size, cursor.u16())
+    tunnel, session = cursor.u16(), cursor.u16()
+    numbers = f" ns={cursor.u16()} nr={cursor.u16()}" if flags & _SEQUENCE else ""
+    if flags & _CONTROL:
+        return "L2TP", f"tunnel {tunnel} session {session}{numbers}"
+    if flags & _OFFSET:
+        cursor.take(cursor.u16())
+    size -= begin - len(cursor)
+    if cursor.data.startswith(b"\xff\x03", cursor.pos, cursor.end):
+        cursor.u16()
+        size -= 2
+    name, text = _ppp(cursor, size, broken)
+    return name, f"{text}{numbers.partition(' nr=')[0]}"
+
+
+def _ppp(cursor: Cursor, length: int, broken: str) -> tuple[str, str]:
+    """A frame of *length* octets, from its Protocol field on; what lies behind is padding."""
+    ppp = cursor.sub(max(min(length, len(cursor)), 0))
     whole = len(ppp) == length
     protocol = ppp.u8()
     if not protocol & 1:

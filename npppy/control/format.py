@@ -27,6 +27,11 @@ PACKETS = (
     "---------- -------------------- ----------------------- -----------------------"
 )
 
+TUNNELS = (
+    "Id    Peer  State          Sessions Peer                      Host Name\n"
+    "----- ----- -------------- -------- ------------------------- -------------------------"
+)
+
 
 def brief(answer: Answer, out: TextIO) -> None:
     title = f"{BRIEF}\n"
@@ -82,6 +87,14 @@ def block(row: Message) -> str:
         ("Output Packets", row["out_packets"]),
         ("Output Errors", errors(row["out_errors"], row["out_packets"])),
     ]
+    if "tunnel_id" in row:
+        lines.append(("Tunnel Id", f"{row['tunnel_id']}, peer's {row['peer_tunnel_id']}"))
+        lines.append(("Session Id", f"{row['session_id']}, peer's {row['peer_session_id']}"))
+    lines += [
+        (f"{which.title()} Number", printable(row[f"{which}_number"]))
+        for which in ("calling", "called")
+        if f"{which}_number" in row
+    ]
     if row["state"] not in ("up", "terminate"):
         # npppd shows no such session, so its text has no line for this.
         lines.append(("State", row["state"]))
@@ -92,8 +105,11 @@ def block(row: Message) -> str:
             for way in ("down", "up")
             if row[f"rate_{way}"]
         ]
-    text = "".join(f"          {label:<24}: {value}\n" for label, value in lines)
-    return f"Ppp Id = {row['ppp_id']}\n{text}"
+    return f"Ppp Id = {row['ppp_id']}\n{_indented(lines)}"
+
+
+def _indented(lines: list[tuple[str, Any]]) -> str:
+    return "".join(f"          {label:<24}: {value}\n" for label, value in lines)
 
 
 def elapsed(seconds: int) -> str:
@@ -122,6 +138,11 @@ def errors(count: int, packets: int) -> str:
 def cleared(answer: Answer, out: TextIO) -> None:
     for _ in answer:
         pass
+    if "tunnels" in answer.done:
+        tunnels, sessions = answer.done["tunnels"], answer.done["sessions"]
+        what = f"{plural(tunnels, 'tunnel')} with {plural(sessions, 'session') if sessions else 'no session'}"
+        out.write(f"Successfully disconnected {what}.\n" if tunnels else "No tunnel to disconnect.\n")
+        return
     done, failed = answer.done["disconnected"], answer.done["failed"]
     if done:
         out.write(f"Successfully disconnected {plural(done, 'session')}.\n")
@@ -129,6 +150,49 @@ def cleared(answer: Answer, out: TextIO) -> None:
         out.write(f"Failed to disconnect {plural(failed, 'session')}.\n")
     if not done and not failed:
         out.write("No session to disconnect.\n")
+
+
+def tunnel_brief(answer: Answer, out: TextIO) -> None:
+    title = f"{TUNNELS}\n"
+    for rows in answer:
+        for row in rows:
+            out.write(
+                f"{title}{row['tunnel_id']:5d} {row['peer_tunnel_id']:5d} {row['state']:<14} {row['sessions']:8d} "
+                f"{row['peer']:<25} {printable(row['peer_name']) or '-'}\n"
+            )
+            title = ""
+
+
+def tunnel_details(answer: Answer, out: TextIO) -> None:
+    between = ""
+    for rows in answer:
+        for row in rows:
+            out.write(between + _tunnel(row))
+            between = "\n"
+
+
+def _tunnel(row: Message) -> str:
+    lines = [
+        ("Tunnel Id", row["tunnel_id"]),
+        ("Peer's Tunnel Id", row["peer_tunnel_id"]),
+        ("Tunnel Name", printable(row["tunnel"])),
+        ("State", row["state"]),
+        ("Peer", row["peer"]),
+        ("Peer's Host Name", printable(row["peer_name"])),
+        ("Local Address", row["local"]),
+        ("Start Time", time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(row["start"]))),
+        ("Elapsed Time", elapsed(int(row["duration"]))),
+        ("Sessions", row["sessions"]),
+        ("Peer's Window", row["window"]),
+        ("Congestion Window", row["cwnd"]),
+        ("Queued Messages", row["queued"]),
+        ("Retransmissions", row["retransmissions"]),
+        ("Next Ns", row["next_ns"]),
+        ("Next Nr", row["next_nr"]),
+    ]
+    if row["mark"]:
+        lines.append(("Mark of its SA", row["mark"]))
+    return f"Tunnel Id = {row['tunnel_id']}\n{_indented(lines)}"
 
 
 def events(answer: Answer, out: TextIO) -> None:

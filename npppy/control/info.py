@@ -40,6 +40,14 @@ class SessionInfo:
     #: Limits of its rates.
     police_down: Police | None = None
     police_up: Police | None = None
+    #: L2TP's ids, ours and the peer's; 0: none.
+    tunnel_id: int = 0
+    peer_tunnel_id: int = 0
+    session_id: int = 0
+    peer_session_id: int = 0
+    #: Telephone numbers, or "".
+    calling_number: str = ""
+    called_number: str = ""
 
 
 #: Called with "start" or "stop" and the session.

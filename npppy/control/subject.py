@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from ipaddress import AddressValueError, IPv4Address
 
+from ..l2tp.encap import L2tpEncap
 from ..pipex.base import NO_WISH, Flow
 from ..pipex.user import UserFlow
 from ..ppp.engine import Engine
 from ..ppp.session import Session
 from ..ppp.station import Phase
 from .info import Listener, SessionInfo
+
+#: Stands in for the ids of a session that L2TP does not carry.
+_NO_IDS = L2tpEncap(b"", 0, b"", 0, tunnel_id=0, session_id=0, peer_tunnel_id=0, peer_session_id=0)
 
 
 class EngineSubject:
@@ -49,7 +53,8 @@ class EngineSubject:
 
 
 def describe(session: Session, now: float) -> SessionInfo:
-    login, site = session.login_of, session.site
+    login, site, link = session.login_of, session.site, session.call.link
+    ids = link.encap if isinstance(link.encap, L2tpEncap) else _NO_IDS
     wish = session.engine.wishes.get(session.id, NO_WISH)
     since = session.started if session.up_since is None else session.up_since
     return SessionInfo(
@@ -62,13 +67,19 @@ def describe(session: Session, now: float) -> SessionInfo:
         mru=session.peer_mru,
         protocol=session.tunnel.protocol.title,
         tunnel=session.tunnel.name,
-        tunnel_from=session.call.link.caller.text,
+        tunnel_from=link.caller.text,
         start=time.time() - (now - since),
         duration=now - since,
         counters=session.counters(),
         pipex=carrier(session.flow),
         police_down=wish.police_down,
         police_up=wish.police_up,
+        tunnel_id=ids.tunnel_id,
+        peer_tunnel_id=ids.peer_tunnel_id,
+        session_id=ids.session_id,
+        peer_session_id=ids.peer_session_id,
+        calling_number=link.caller.calling_number,
+        called_number=link.caller.called_number,
     )
 
 

@@ -1,5 +1,7 @@
 """Captures: all frames of one session, control and data, both ways, as they are on the access wire.
 
+What the carrier shows of L2TP has outer headers like those on the wire, with what it cannot know made up.
+
 They come from two places.  The programs of back end ``ebpf`` copy what they see to a ring buffer (block MIRROR), and
 the carrier shows what passes Python.  A frame of the peer that the programs leave to Python is in both; it is known by
 its octets, and the copy, whose time is that of arrival, is the one that stays.  Frames that Python sends pass no
@@ -39,6 +41,8 @@ _PATIENCE: Final = 5 * 10**9
 _KNOWN_BY: Final = 1500
 
 _TAGS: Final = (b"\x81\x00", b"\x88\xa8")
+#: Octets of IP and UDP, by EtherType.
+_OUTER: Final = {b"\x08\x00": 20 + 8, b"\x86\xdd": 40 + 8}
 
 
 class CaptureError(Exception):
@@ -290,8 +294,13 @@ class Captures:
 
 
 def _known_by(frame: bytes) -> int:
-    """A frame, but for what the carrier is not shown of it."""
+    """A frame, but for what the carrier is not shown of it: VLAN tags; or all outside of L2TP."""
     at = 12
     while frame[at : at + 2] in _TAGS:
         at += 4
-    return hash(frame[at : at + _KNOWN_BY])
+    end = at + _KNOWN_BY
+    if outer := _OUTER.get(frame[at : at + 2]):
+        at += 2 + outer
+        # What lies behind is padding.
+        end = min(end, at - 8 + int.from_bytes(frame[at - 4 : at - 2], "big"))
+    return hash(frame[at:end])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..config.model import Config, Interface, Ipcp, PipexChoice, PppoeOptions, Tunnel
+from ..config.model import Config, Interface, Ipcp, L2tpOptions, PipexChoice, PppoeOptions, Tunnel
 from ..tun.device import TunInterface
-from ..tun.netlink import LinkState
+from ..tun.netlink import LinkState, Netlink, NetlinkError
 from .ebpf.libbpf import BpfError
 from .ebpf.plumbing import end_leftovers
 from .ebpf.probe import choose
+from .ip import MF, OFFSET, UDP
 from .user import UserBackend
 
 log = logging.getLogger("npppy.pipex")
@@ -43,6 +44,12 @@ class DataPath:
         self.tuns: dict[str, TunInterface] = {}
         self._access: frozenset[str] = frozenset()
         self._fast = False
+        self._l2tp = False
+        #: Is given the outer packets of L2TP, IPv4 or IPv6 and UDP, which the programs could not take the session's out
+        #: of after they had been decrypted.
+        self.outer: Callable[[bytes, float], None] | None = None
+        # Our own addresses, as far as anything of L2TP is left to the kernel.
+        self._own: frozenset[bytes] = frozenset()
         if not _wanting(config.tunnels):
             self.backend = UserBackend(UNASKED)
             log.info("pipex: back end user, Python carries all packets: %s", UNASKED)
@@ -75,6 +82,9 @@ class DataPath:
         # Where the kernel is no longer wanted, it still has sessions from before.
         self._access = self._access & served | frozenset(name for tunnel in wanting for name in interfaces(tunnel))
         self._fast = any(tunnel.pipex_fast for tunnel in wanting)
+        self._l2tp = any(_is_l2tp(tunnel) for tunnel in wanting) or (
+            self._l2tp and any(_is_l2tp(tunnel) for tunnel in config.tunnels)
+        )
 
     def close(self) -> None:
         """Leave nothing; all flows are closed before."""
@@ -87,7 +97,9 @@ class DataPath:
     def open_interface(self, interface: Interface, mtu: int) -> None:
         """Make a shared interface.  Raises :class:`~npppy.tun.device.TunError`."""
         tun = self.tuns[interface.name] = self.backend.open_interface(interface, mtu, ())
-        tun.start(self.backend.attach(tun.name, int(tun.address), tun.write, tun.emit).deliver)
+        shared = self.backend.attach(tun.name, int(tun.address), tun.write, tun.emit)
+        shared.outer = self._take_outer
+        tun.start(shared.deliver)
 
     def close_interface(self, name: str) -> None:
         """Remove it; its sessions have ended, and its routes go with it."""
@@ -107,8 +119,21 @@ class DataPath:
                 log.error("iface=%s pipex: Python carries the sessions that come there: %s", link.name, error)
 
     def follow(self) -> None:
-        """Look which interfaces fast packets may leave and come by; something is new of some interface or address."""
-        self.backend.follow_core(self._fast)
+        """Look which interfaces packets may leave and come by; something is new of some interface or address."""
+        self.backend.follow_core(self._fast, self._l2tp)
+        self._own = _addresses() if self._l2tp else frozenset()
+
+    def _take_outer(self, packet: bytes, now: float) -> bool:
+        """A packet that is for no subscriber; whether it has been taken."""
+        four = packet[0] >> 4 == 4
+        # Nobody but the programs can bring us what is for ourselves: the kernel would not route it to a shared
+        # interface.
+        if self.outer is None or (packet[16:20] if four else packet[24:40]) not in self._own:
+            return False
+        if packet[9 if four else 6] != UDP or (four and int.from_bytes(packet[6:8], "big") & (MF | OFFSET)):
+            return False
+        self.outer(packet, now)
+        return True
 
 
 def interfaces(tunnel: Tunnel) -> Iterable[str]:
@@ -129,4 +154,24 @@ def capacity(config: Config) -> int:
 
 def _wanting(tunnels: Iterable[Tunnel]) -> list[Tunnel]:
     """The tunnels whose data the kernel is to carry."""
-    return [tunnel for tunnel in tunnels if tunnel.pipex in _KERNEL and isinstance(tunnel.carrier, PppoeOptions)]
+    return [
+        tunnel
+        for tunnel in tunnels
+        if tunnel.pipex in _KERNEL and isinstance(tunnel.carrier, PppoeOptions | L2tpOptions)
+    ]
+
+
+def _is_l2tp(tunnel: Tunnel) -> bool:
+    return isinstance(tunnel.carrier, L2tpOptions)
+
+
+def _addresses() -> frozenset[bytes]:
+    try:
+        netlink = Netlink()
+        try:
+            return netlink.addresses()
+        finally:
+            netlink.close()
+    except (NetlinkError, OSError) as error:
+        log.error("pipex: %s", error)
+        return frozenset()

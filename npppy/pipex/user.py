@@ -59,6 +59,7 @@ class SharedInterface:
         "icmp_errors",
         "ignored",
         "name",
+        "outer",
         "unknown",
         "write",
     )
@@ -79,6 +80,8 @@ class SharedInterface:
         self.ignored = 0
         #: ICMP errors sent.
         self.icmp_errors = 0
+        #: Takes a packet for none of the peers if it is one that carries a session, and says whether it did.
+        self.outer: Callable[[bytes, float], bool] | None = None
         self._table = table
         self._unknown_limit = RateLimit(ICMP_RATE, ICMP_BURST)
         self._big_limit = RateLimit(ICMP_RATE, ICMP_BURST)
@@ -100,6 +103,8 @@ class SharedInterface:
                 return
             flow = self._table.network(destination)
             if flow is None:
+                if self.outer is not None and self.outer(packet, now):
+                    return
                 self.unknown += 1
                 self._report(unreachable(packet, self.address, HOST_UNREACHABLE), self._unknown_limit, now)
                 return
@@ -111,6 +116,8 @@ class SharedInterface:
             return
         flow = self._table.network6(int.from_bytes(packet[24:40], "big"))
         if flow is None:
+            if self.outer is not None and self.outer(packet, now):
+                return
             self.unknown += 1
             self._report(unreachable6(packet), self._unknown_limit, now)
         else:
@@ -404,8 +411,8 @@ class UserBackend:
     def detach_access(self, name: str) -> None:
         """There are none any more."""
 
-    def follow_core(self, wanted: bool) -> None:
-        """Fast packets may pass by other interfaces too: there are none."""
+    def follow_core(self, wanted: bool, l2tp: bool = False) -> None:
+        """Fast packets may pass by other interfaces too, and L2TP come in there: there are none."""
 
     def close(self) -> None:
         """Flows and interfaces are closed already."""

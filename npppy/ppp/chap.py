@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from hashlib import md5
 
-from ..aaa.base import Accept, Answer, Chap, Failed, MsChapV2
+from ..aaa.base import Accept, Answer, Chap, Failed, MsChapV2, Proof
 from ..config.model import AuthMethod
 from ..wheel import Timed
 from . import mschap, proto
@@ -74,29 +74,36 @@ class ChapServer(Timed):
             return
         self._responded = True
         self.stop()
+        self.host.login(username, self._proof(value), now)
+
+    def resume(self, identifier: int, challenge: bytes, value: bytes) -> Proof:
+        """A LAC has sent a Challenge and had a Response, which is ours to answer; *value* is the Response's."""
+        self._identifier, self._challenge, self._responded = identifier, challenge, True
+        return self._proof(value)
+
+    def _proof(self, value: bytes) -> Proof:
         if self.method is AuthMethod.CHAP:
             # A value of another length than MD5's is wrong, not malformed: no one may tell the two apart.
-            self.host.login(username, Chap(identifier, self._challenge, value), now)
-            return
+            return Chap(self._identifier, self._challenge, value)
         # RFC 2759 section 4: peer challenge 16, reserved 8, NT response 24, flags 1.
         fields = value if len(value) == 49 else bytes(49)
-        proof = MsChapV2(identifier, self._challenge, fields[:16], fields[24:48])
-        self.host.login(username, proof, now)
+        return MsChapV2(self._identifier, self._challenge, fields[:16], fields[24:48])
 
     def answer(self, answer: Answer, now: float) -> None:
-        accepted = isinstance(answer, Accept)
-        if self.method is AuthMethod.CHAP:
-            message = b"OK" if accepted else b"FAILED"
-        elif isinstance(answer, Accept):
-            message = answer.authenticator_response.encode() + b" M=Welcome"
-        else:
-            # RFC 2759 section 6, without M=: npppd leaves it out for the sake of peers that hang on it.  R=0: no
-            # retry.  691 is a wrong name or password, 930 no answer from the server that knows.
-            error = 930 if isinstance(answer, Failed) else 691
-            challenge = self.host.random(CHALLENGE_LENGTH).hex().upper()
-            message = f"E={error} R=0 C={challenge} V=3".encode()
-        self._answer = _packet(SUCCESS if accepted else FAILURE, self._identifier, message)
+        code = SUCCESS if isinstance(answer, Accept) else FAILURE
+        self._answer = _packet(code, self._identifier, self._message(answer))
         self.host.send(proto.CHAP, self._answer)
+
+    def _message(self, answer: Answer) -> bytes:
+        if self.method is AuthMethod.CHAP:
+            return b"OK" if isinstance(answer, Accept) else b"FAILED"
+        if isinstance(answer, Accept):
+            return answer.authenticator_response.encode() + b" M=Welcome"
+        # RFC 2759 section 6, without M=: npppd leaves it out for the sake of peers that hang on it.  R=0: no retry.
+        # 691 is a wrong name or password, 930 no answer from the server that knows.
+        error = 930 if isinstance(answer, Failed) else 691
+        challenge = self.host.random(CHALLENGE_LENGTH).hex().upper()
+        return f"E={error} R=0 C={challenge} V=3".encode()
 
 
 class ChapClient(Timed):

@@ -149,7 +149,10 @@ class Engine:
     # Carriers.
 
     def open(self, call: Call, now: float) -> Session | None:
-        """A session on a new call; None: refused, we are going down."""
+        """A session on a new call; None: refused, we are going down.
+
+        With a proxy in its link, frames go to the call at once, and it may be closed before this returns.
+        """
         if self.closing:
             return None
         if len(self._half_open) >= MAX_HALF_OPEN:
@@ -160,6 +163,9 @@ class Engine:
         self._next_id += 1
         session = self.sessions[ppp_id] = Session(self, ppp_id, call, now)
         self._half_open[session] = None
+        proxy = call.link.proxy
+        if proxy is not None:
+            session.begin(proxy, now)
         return session
 
     @property

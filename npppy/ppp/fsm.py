@@ -194,6 +194,12 @@ class Fsm(Timed):
         self._passive = True
         self.host.wheel.arm(self, now + self.limits.timeout)
 
+    def speak(self, now: float) -> None:
+        """Wait no more for the peer to speak first."""
+        self._passive = False
+        self.state = State.STARTING
+        self.event("Up", now)
+
     def close(self, now: float) -> None:
         self.event("Close", now)
 
@@ -211,9 +217,7 @@ class Fsm(Timed):
 
     def expire(self, now: float) -> None:
         if self._passive:
-            self._passive = False
-            self.state = State.STARTING
-            self.event("Up", now)
+            self.speak(now)
         else:
             self.event("TO+" if self.restarts > 0 else "TO-", now)
 

@@ -23,6 +23,10 @@ AUTH_METHODS = {value: method for method, value in AUTH_OPTIONS.items()}
 #: Configure-Requests of our own seen in a row before the link is taken for looped back (RFC 1661 section 6.4).
 MAX_LOOPS = 5
 
+#: What is escaped without an option that says so: all control characters (RFC 1662 section 7.1).  We ask for nothing
+#: else: it concerns lines that are others'.
+DEFAULT_ACCM = 0xFFFFFFFF
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LcpPolicy:
@@ -91,8 +95,8 @@ class Lcp(Fsm):
         self.magic_wanted = True
         self.pfc = proto.OPT_PFC not in policy.unwanted
         self.acfc = proto.OPT_ACFC not in policy.unwanted
-        #: The peer's, from its last request that we granted: 0xffffffff is the default (RFC 1662 section 7.1).
-        self.accm = 0xFFFFFFFF
+        #: The peer's, from its last request that we granted.
+        self.accm = DEFAULT_ACCM
         # What the peer's request says, until we acknowledge it: MRU, magic number, our authentication.
         self._peer: tuple[int, int, AuthMethod | None] = (proto.DEFAULT_MRU, 0, None)
         if state is State.INITIAL:
@@ -164,7 +168,7 @@ class Lcp(Fsm):
         policy = self.policy
         nak: list[Option] = []
         reject: list[Option] = []
-        mru, magic, auth, accm = proto.DEFAULT_MRU, 0, None, 0xFFFFFFFF
+        mru, magic, auth, accm = proto.DEFAULT_MRU, 0, None, DEFAULT_ACCM
         for kind, value in wishes:
             if kind in policy.unwanted:
                 reject.append((kind, value))

@@ -11,7 +11,7 @@ Frames that cross the seam begin with the PPP Protocol field: Address, Control a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..config.model import Tunnel
@@ -34,6 +34,32 @@ class Caller:
     #: TR-101 access line identification (TR-101 section 3.9.3, R-124).
     circuit_id: bytes = b""
     remote_id: bytes = b""
+    #: Of the caller's line, to the caller and from it, in bit/s; 0: not known.
+    tx_speed: int = 0
+    rx_speed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """What a LAC has negotiated with the peer (RFC 2661 section 4.4.5).  Nothing of it has been checked.
+
+    With nothing in it, it says that the peer is waiting for us to negotiate anew.
+    """
+
+    #: Options of Configure-Requests of LCP: the peer's first one, and those that were acknowledged.
+    initial_received: bytes = b""
+    last_sent: bytes = b""
+    last_received: bytes = b""
+    #: Proxy Authen Type: 1 text, 2 CHAP, 3 PAP, 4 none, 5 MS-CHAPv1.
+    auth_type: int = 0
+    name: bytes = b""
+    challenge: bytes = b""
+    #: 0 to 255
+    identifier: int = 0
+    #: A password or a response to the challenge.
+    response: bytes = field(default=b"", repr=False)
+    #: What cannot be accepted is negotiated anew; else it ends the session.
+    renegotiable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +74,8 @@ class Link:
     unwanted: frozenset[int] = frozenset()
     #: How pipex finds and encapsulates the session; its type is the carrier's.
     encap: Any = None
+    #: None: LCP begins from nothing, and the peer speaks first.  Of no use once PPP has taken the call.
+    proxy: Proxy | None = None
 
 
 #: The ways of a frame: from the peer, and to it.
@@ -78,8 +106,13 @@ class Call(Protocol):
     def ending(self) -> None:
         """PPP begins to end the session: no limit counts it any more.  :meth:`close` follows unless the call goes."""
 
-    def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
-        """LCP is open with these options: L2TP and PPTP may have to tell their peer."""
+    def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
+        """LCP is open, also one that a LAC has negotiated: L2TP and PPTP may have to tell their peer.
+
+        *send_accm* is what the peer has asked to be escaped in what goes to it, *receive_accm* what we have asked it to
+        escape; 0xffffffff where nobody asked.  With *pfc* and *acfc* the peer may leave out the first octet of the
+        Protocol field, and Address and Control.
+        """
 
     def tap(self, tap: Tap | None) -> None:
         """Let *tap* look on at all frames that pass the carrier, both ways, in place of another; None: nobody."""
@@ -95,4 +128,20 @@ class Upper(Protocol):
         """The call has gone; do not send or close.  *reason* is for the log."""
 
     def changed(self, link: Link, now: float) -> None:
-        """The path, its MTU or its speed have changed."""
+        """The path, its MTU or its speed have changed; *link* is the call's already."""
+
+
+class _Nobody:
+    """Stands in for PPP before it has taken the call and after it has ended."""
+
+    def receive(self, frame: bytes, now: float) -> None:
+        """Nobody listens."""
+
+    def gone(self, cause: Cause, reason: str, now: float) -> None:
+        """Nobody listens."""
+
+    def changed(self, link: Link, now: float) -> None:
+        """Nobody listens."""
+
+
+NOBODY = _Nobody()

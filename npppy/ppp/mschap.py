@@ -1,4 +1,4 @@
-"""The computations of MS-CHAPv2, RFC 2759 section 8."""
+"""The computations of MS-CHAPv2, RFC 2759 section 8, of which MS-CHAPv1 has some (RFC 2433 appendix A)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def challenge_hash(peer_challenge: bytes, challenge: bytes, username: bytes) -> 
 
 
 def challenge_response(challenge: bytes, password_hash: bytes) -> bytes:
-    """Section 8.5: 24 octets from 8 and 16."""
+    """Section 8.5: 24 octets from 8 and 16; with the Challenge itself, the NT response of MS-CHAPv1."""
     key = password_hash + bytes(5)
     return b"".join(DES.new(_des_key(key[i : i + 7]), DES.MODE_ECB).encrypt(challenge) for i in (0, 7, 14))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..aaa.base import Accept, Answer, Pap
+from ..aaa.base import Accept, Answer, Pap, Proof
 from ..wheel import Timed
 from . import proto
 from .login import LoginHost, PeerHost, parse
@@ -48,6 +48,11 @@ class PapServer:
         else:
             # The answer is being looked for: it goes to the latest request.
             self._identifier = identifier
+
+    def resume(self, identifier: int, password: bytes) -> Proof:
+        """A LAC has had an Authenticate-Request, and it is ours to answer."""
+        self._identifier = identifier
+        return Pap(password)
 
     def answer(self, answer: Answer, now: float) -> None:
         accepted = isinstance(answer, Accept)

@@ -17,9 +17,10 @@ from .cause import Cause
 from .chap import ChapServer
 from .fsm import State
 from .ipcp import Ipcp
-from .lcp import Lcp, LcpPolicy
-from .link import Call, Link
+from .lcp import DEFAULT_ACCM, Lcp, LcpPolicy
+from .link import Call, Link, Proxy
 from .pap import PapServer
+from .proxy import UnacceptableError, accept, server
 from .station import Phase, Station
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ class Session(Station):
         "_chatter",
         "_counters",
         "_deadline",
+        "_dialin",
         "_echo_at",
         "_echoes",
+        "_encap",
         "_pending",
         "address",
         "cause",
@@ -91,6 +94,10 @@ class Session(Station):
         self.up_since: float | None = None
         self.cause = Cause.NAS_ERROR
         self.reason = ""
+        # What the data path has been told of the carrier.
+        self._encap: object = None
+        # How a LAC has authenticated the peer; "": LCP was negotiated here.
+        self._dialin = ""
         self._pending: Pending | None = None
         # When the login that is pending was handed over.
         self._asked = now
@@ -139,7 +146,9 @@ class Session(Station):
 
     def receive(self, frame: bytes, now: float) -> None:
         if self.tunnel.dump_in and len(frame) > 1:
-            self._dump("input", self.tunnel.dump_in, frame[0] << 8 | frame[1], frame[2:])
+            # An odd first octet is the whole Protocol field, compressed.
+            size = 2 - (frame[0] & 1)
+            self._dump("input", self.tunnel.dump_in, int.from_bytes(frame[:size], "big"), frame[size:])
         super().receive(frame, now)
 
     def _send_data(self, frame: bytes) -> None:
@@ -167,21 +176,49 @@ class Session(Station):
     def resume_lcp(self) -> Lcp:
         return self._make_lcp(State.OPENED)
 
+    def begin(self, proxy: Proxy, now: float) -> None:
+        """Take over what a LAC has negotiated, or do that anew; once, and before anything has come from the peer."""
+        lcp = self.lcp
+        assert lcp is not None
+        try:
+            agreed = accept(proxy, lcp.policy)
+        except UnacceptableError as error:
+            if proxy.renegotiable:
+                self.remark(f'layer=lcp logtype=ProxyRefused reason="{error}"', now)
+                # The peer has done its part and waits.
+                lcp.speak(now)
+            else:
+                self.abandon(Cause.USER_ERROR, f"what the LAC has negotiated cannot be accepted: {error}", now)
+            return
+        lcp.stop()
+        self.lcp = self.resume_lcp()
+        self.mru, self.peer_mru = agreed.mru, agreed.peer_mru
+        self.magic, self.peer_magic = agreed.magic, agreed.peer_magic
+        self.auth, self._dialin = agreed.kind.method, agreed.kind.title
+        self._lcp_opened(agreed.send_accm, agreed.receive_accm, agreed.pfc, agreed.acfc, now)
+        self.auth_server, proof = server(self, proxy)
+        self.login(proxy.name, proof, now)
+
     def lcp_up(self, now: float) -> None:
         lcp = self.lcp
         assert lcp is not None
         assert self.auth is not None
+        self._dialin = ""
+        self._lcp_opened(lcp.accm, DEFAULT_ACCM, lcp.pfc, lcp.acfc, now)
+        self.auth_server = PapServer(self) if self.auth is AuthMethod.PAP else ChapServer(self, self.auth)
+        self.auth_server.start(now)
+
+    def _lcp_opened(self, send_accm: int, receive_accm: int, pfc: bool, acfc: bool, now: float) -> None:
+        assert self.auth is not None
         # What the tunnel allows is the ceiling of what we send, whatever the peer would take.
         self.peer_mru = min(self.peer_mru, max(self.tunnel.mru, proto.MIN_MRU))
         self.remark(
-            f"layer=lcp logtype=Opened mru={self.mru}/{self.peer_mru} auth={self.auth.value} "
-            f"magic={self.magic:08x}/{self.peer_magic:08x}",
+            f"layer=lcp logtype=Opened mru={self.mru}/{self.peer_mru} auth={self._dialin or self.auth.value} "
+            f"magic={self.magic:08x}/{self.peer_magic:08x}{self._by_proxy}",
             now,
         )
-        self.call.lcp_opened(accm=lcp.accm, pfc=lcp.pfc, acfc=lcp.acfc)
+        self.call.lcp_opened(send_accm=send_accm, receive_accm=receive_accm, pfc=pfc, acfc=acfc)
         self.phase = Phase.AUTHENTICATE
-        self.auth_server = PapServer(self) if self.auth is AuthMethod.PAP else ChapServer(self, self.auth)
-        self.auth_server.start(now)
 
     def lcp_down(self, now: float) -> None:
         """LCP leaves Opened: it negotiates anew, or it ends."""
@@ -316,6 +353,7 @@ class Session(Station):
         site, tunnel, wish = self.site, self.tunnel, self.engine.wishes.get(self.id, NO_WISH)
         assert site is not None
         self._close_flow()
+        encap = self._encap = self.call.link.encap
         spec = FlowSpec(
             session=self.id,
             domain=site.domain,
@@ -327,7 +365,7 @@ class Session(Station):
             ingress_filter=tunnel.ingress_filter,
             mss_adjust=tunnel.tcp_mss_adjust,
             send=self._send_data if "ip" in tunnel.dump_out else self.call.send,
-            encap=self.call.link.encap,
+            encap=encap,
             offload=not self.why_python(),
             fast=tunnel.pipex_fast,
             echo="lcp" not in tunnel.dump_in | tunnel.dump_out,
@@ -368,7 +406,7 @@ class Session(Station):
                 logging.INFO,
                 f'layer=base logtype=TUNNELSTART user="{printable(self.username)}" '
                 f"duration={now - self.started:.0f}sec {self._layer2} auth={self._auth_title} ip={self.ip} "
-                f"iface={site.conf.name}",
+                f"iface={site.conf.name}{self._by_proxy}",
             )
             self.engine.notify("start", self, now)
         self._arm_rest(now)
@@ -484,8 +522,10 @@ class Session(Station):
             self._forget()
 
     def changed(self, link: Link, now: float) -> None:
-        """The path has changed: what no longer fits is negotiated anew."""
-        if self.phase < Phase.TERMINATE and link.max_mru < max(self.mru, self.peer_mru):
+        """The path has changed: what no longer fits is negotiated anew, and the data path told where the peer is."""
+        if self.phase >= Phase.TERMINATE:
+            return
+        if link.max_mru < max(self.mru, self.peer_mru):
             lcp = self.lcp
             if lcp is None:
                 lcp = self.lcp = self.resume_lcp()
@@ -494,6 +534,8 @@ class Session(Station):
             lcp = self.lcp = self._make_lcp(State.INITIAL)
             lcp.open(now)
             lcp.up(now)
+        elif self.flow is not None and link.encap != self._encap:
+            self.open_flow(now)
 
     def _ending(self, cause: Cause, reason: str, now: float) -> None:
         self.cause, self.reason = cause, reason
@@ -550,9 +592,12 @@ class Session(Station):
 
     @property
     def _auth_title(self) -> str:
-        return {AuthMethod.PAP: "PAP", AuthMethod.CHAP: "CHAP-MD5", AuthMethod.MSCHAPV2: "MS-CHAP-V2", None: "none"}[
-            self.auth
-        ]
+        titles = {AuthMethod.PAP: "PAP", AuthMethod.CHAP: "CHAP-MD5", AuthMethod.MSCHAPV2: "MS-CHAP-V2", None: "none"}
+        return self._dialin or titles[self.auth]
+
+    @property
+    def _by_proxy(self) -> str:
+        return " dialin_proxy=yes" if self._dialin else ""
 
 
 Notify = Callable[[str, Session, float], None]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ..config import model
 from ..cursor import Malformed
+from ..ids import FORBIDDEN, SessionIds
 from ..port import Port
 from ..ppp.cause import Cause
 from ..ppp.link import IN, OUT, Call, Caller, Link, Tap, Upper
@@ -18,7 +19,6 @@ from . import codec
 from .call import PppoeCall, PppoeEncap, Request, Transmit
 from .codec import Code, Discovery, Tag
 from .cookie import CookieJar
-from .ids import FORBIDDEN, SessionIds
 from .service import Bucket, Service
 
 log = logging.getLogger("npppy.pppoe")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..port import Port
 from ..ppp.cause import Cause
-from ..ppp.link import OUT, Link, Tap, Upper
+from ..ppp.link import NOBODY, OUT, Link, Tap, Upper
 from . import codec
 
 if TYPE_CHECKING:
@@ -34,22 +34,6 @@ class PppoeEncap(NamedTuple):
     mac: bytes
     peer: bytes
     session_id: int
-
-
-class _Nobody:
-    """Stands in for PPP before it has taken the call and after it has ended."""
-
-    def receive(self, frame: bytes, now: float) -> None:
-        """Nobody listens."""
-
-    def gone(self, cause: Cause, reason: str, now: float) -> None:
-        """Nobody listens."""
-
-    def changed(self, link: Link, now: float) -> None:
-        """Nobody listens."""
-
-
-NOBODY = _Nobody()
 
 
 def _nowhere(frame: bytes) -> None:
@@ -114,7 +98,7 @@ class PppoeCall:
     def ending(self) -> None:
         self.discount()
 
-    def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
+    def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         """Of no interest here: RFC 2516 section 7 forbids what the options are about."""
 
     def tap(self, tap: Tap | None) -> None:

@@ -29,8 +29,8 @@ class Ending(enum.Enum):
 
     #: LCP's Terminate-Request, then the carrier's way.
     LCP = "lcp"
-    #: The carrier's way alone: a PADT.
-    PADT = "padt"
+    #: The carrier's way alone: a PADT, or a CDN.
+    CALL = "call"
     #: Without a word.
     NONE = "none"
 
@@ -49,6 +49,16 @@ class Plan:
     first: int = 1
 
 
+class Owner(Protocol):
+    """Whose call it is."""
+
+    def connected(self, call: Call, now: float) -> Upper:
+        """There is a call: returns the PPP that speaks on it, which may send at once."""
+
+    def failed(self, reason: str, now: float) -> None:
+        """There will be none; *reason* says why in a few words."""
+
+
 class Dial(Protocol):
     """A carrier's attempt at a call, and the call."""
 
@@ -57,6 +67,9 @@ class Dial(Protocol):
 
     def forget(self) -> None:
         """Stop, without a word to anybody."""
+
+    def facts(self) -> dict[str, object]:
+        """What the carrier knows of a call that there is, for who looks on."""
 
 
 class Makers(Protocol):
@@ -76,7 +89,7 @@ Listener = Callable[[str, "Line"], Any]
 class Line:
     """One subscriber, from its dialling to its end."""
 
-    __slots__ = ("_dial", "_load", "began", "credentials", "number", "reason", "subscriber", "traffic", "up_at")
+    __slots__ = ("_load", "began", "credentials", "dial", "number", "reason", "subscriber", "traffic", "up_at")
 
     def __init__(self, load: Load, number: int, credentials: Credentials) -> None:
         self.number = number
@@ -89,11 +102,12 @@ class Line:
         self.subscriber: Subscriber | None = None
         self.traffic: Traffic | None = None
         self._load = load
-        self._dial = load.makers.dial(self)
+        #: How it reaches the concentrator.
+        self.dial = load.makers.dial(self)
 
     def start(self, now: float) -> None:
         self.began = now
-        self._dial.dial(now)
+        self.dial.dial(now)
 
     @property
     def done(self) -> bool:
@@ -105,10 +119,10 @@ class Line:
         subscriber = self.subscriber
         reason = "interrupted" if self.up_at is None else "done"
         if subscriber is None:
-            self._dial.forget()
+            self.dial.forget()
             self.failed(reason, now)
         elif ending is Ending.NONE:
-            self._dial.forget()
+            self.dial.forget()
             subscriber.gone(Cause.USER_REQUEST, reason, now)
         elif ending is Ending.LCP:
             subscriber.end(reason, now)
@@ -192,7 +206,8 @@ class Load:
         self._hold_until = 0.0
         self._waiting: deque[Line] = deque()
         self._ending: set[Line] = set()
-        self._how = plan.ending
+        #: How those end that are there.
+        self.how = plan.ending
 
     def poll(self, now: float) -> float | None:
         """Do what is due; returns when to call again at the latest, None: not before something has happened."""
@@ -214,7 +229,7 @@ class Load:
     def stop(self, ending: Ending | None = None) -> None:
         """End all that is there, by *ending* or as planned; what has not begun does not begin any more."""
         self.stage = Stage.ENDING
-        self._how = ending or self._plan.ending
+        self.how = ending or self._plan.ending
         self._waiting = deque(self.lines.values())
         self._ending.clear()
 
@@ -252,7 +267,7 @@ class Load:
             line = self._waiting.popleft()
             if not line.reason:
                 self._ending.add(line)
-                line.end(self._how, now)
+                line.end(self.how, now)
         if not self.lines:
             self.stage = Stage.DONE
             return None

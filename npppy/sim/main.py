@@ -7,25 +7,31 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import uvloop
 
 from .. import __version__
-from ..config.model import AuthMethod, Mppe, PppoeOptions, Protocol, Tunnel, Where
+from ..config.model import AuthMethod, L2tpOptions, Mppe, PppoeOptions, Protocol, Rebind, Tunnel, Where
+from ..config.options import TUNNEL_DEFAULTS
 from ..ppp import proto
 from ..pppoe.access import MAX_MRU
 from ..pppoe.codec import MAX_LINE_ID
+from . import l2tp, pppoe
+from .access import Access, Ethernet, Tunnels, fill
 from .load import Ending, Plan
-from .pppoe import Wishes
 from .report import Report
-from .run import Ethernet, Pings, Run, Setup, fill
+from .run import Pings, Run, Setup
 from .subscriber import Credentials
 from .traffic import MIN_PING
+from .udp import Place
 
 #: 02: locally administered.
 MAC_BASE = "02:4e:50:00:00:00"
+L2TP_PORT = 1701
+#: Octets of a host name and of a telephone number that RADIUS can pass on (RFC 2865 section 5).
+MAX_TEXT = 253
 
 
 class UsageError(Exception):
@@ -63,6 +69,32 @@ def _mac(word: str) -> int:
     return int.from_bytes(octets, "big")
 
 
+def _place(port: int) -> Callable[[str], Place]:
+    """ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT; without one, *port*."""
+
+    def convert(word: str) -> Place:
+        host, colon, number = word.rpartition(":")
+        if not colon or (":" in host and not host.endswith("]")):
+            host, number = word, str(port)
+        if not 0 <= int(number) <= 65535:
+            raise argparse.ArgumentTypeError("not a port")
+        return ip_address(host.removeprefix("[").removesuffix("]")), int(number)
+
+    return convert
+
+
+def _ending(call: str) -> Callable[[str], Ending]:
+    """*call* is the carrier's own way."""
+
+    def convert(word: str) -> Ending:
+        found = {"lcp": Ending.LCP, call: Ending.CALL, "none": Ending.NONE}.get(word)
+        if found is None:
+            raise argparse.ArgumentTypeError(f"not of lcp, {call}, none")
+        return found
+
+    return convert
+
+
 def _host_uniq(word: str) -> bytes | None:
     if word == "number":
         return None
@@ -73,22 +105,30 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="npppysim", description="Simulated PPP subscribers; see npppysim(1).")
     top.add_argument("--version", action="version", version=f"npppysim {__version__}")
     carriers = top.add_subparsers(dest="carrier", required=True, metavar="carrier")
-    pppoe = carriers.add_parser("pppoe", help="subscribers on an Ethernet interface")
-    _load_options(pppoe.add_argument_group("load"))
-    _ppp_options(pppoe.add_argument_group("PPP"))
-    _pppoe_options(pppoe.add_argument_group("PPPoE"))
-    _traffic_options(pppoe.add_argument_group("traffic"))
-    _output_options(pppoe.add_argument_group("output"))
+    ethernet = carriers.add_parser("pppoe", help="subscribers on an Ethernet interface")
+    _options(ethernet, "PPPoE", _pppoe_options, "padt")
+    lac = carriers.add_parser("l2tp", help="subscribers of a LAC, in tunnels to an LNS")
+    _options(lac, "L2TP", _l2tp_options, "cdn")
     return top
 
 
-def _load_options(group: argparse._ArgumentGroup) -> None:
+def _options(
+    carrier: argparse.ArgumentParser, title: str, own: Callable[[argparse._ArgumentGroup], None], ending: str
+) -> None:
+    _load_options(carrier.add_argument_group("load"), ending)
+    _ppp_options(carrier.add_argument_group("PPP"))
+    own(carrier.add_argument_group(title))
+    _traffic_options(carrier.add_argument_group("traffic"))
+    _output_options(carrier.add_argument_group("output"))
+
+
+def _load_options(group: argparse._ArgumentGroup, ending: str) -> None:
     add = group.add_argument
     add("--sessions", type=_number(1, 1 << 24), default=1, metavar="N", help="how many subscribers (1)")
     add("--rate", type=_seconds, default=0.0, metavar="R", help="set-ups begun a second; 0: as they are answered (0)")
     add("--window", type=_number(1, 1 << 20), default=256, metavar="N", help="set-ups under way without a rate (256)")
     add("--hold", type=_seconds, default=0.0, metavar="SECONDS", help="how long all stay up, or inf (0)")
-    add("--terminate", type=Ending, default=Ending.LCP, metavar="HOW", help="lcp, padt or none")
+    add("--terminate", type=_ending(ending), default=Ending.LCP, metavar="HOW", help=f"lcp, {ending} or none")
     add("--first", type=_number(0, 1 << 24), default=1, metavar="N", help="the number of the first subscriber (1)")
 
 
@@ -114,6 +154,22 @@ def _pppoe_options(group: argparse._ArgumentGroup) -> None:
     add("--max-payload", type=_number(MAX_MRU, 65535), default=0, metavar="N", help="RFC 4638")
     add("--circuit-id", default="", metavar="TEXT", help="of the access line (TR-101), with %%d or {n}")
     add("--remote-id", default="", metavar="TEXT", help="of the access line (TR-101), with %%d or {n}")
+
+
+def _l2tp_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--server", type=_place(L2TP_PORT), required=True, metavar="ADDRESS[:PORT]", help="of the LNS")
+    add("--bind", type=_place(0), action="append", default=[], metavar="ADDRESS[:PORT]", help="ours; may be repeated")
+    add("--tunnels", type=_number(1, 65534), default=1, metavar="N", help="over which the calls are spread (1)")
+    add("--ports", choices=("shared", "distinct"), default="shared", help="one for each address, or for each tunnel")
+    add("--hostname", metavar="NAME", help="in SCCRQ (this machine's)")
+    add("--secret", metavar="SECRET", help="of the tunnels")
+    add("--hidden-avps", action="store_true", help="hide what may be hidden")
+    add("--hello-interval", type=_number(1, 86400), default=60, metavar="SECONDS", help="before a silent LNS is asked")
+    add("--calling-number", default="", metavar="TEXT", help="with %%d or {n}")
+    add("--called-number", default="", metavar="TEXT", help="with %%d or {n}")
+    add("--sequencing", action="store_true", help="require sequence numbers on data")
+    add("--proxy", choices=("none", "chap", "pap"), default="none", help="what the LAC has begun with subscribers")
 
 
 def _traffic_options(group: argparse._ArgumentGroup) -> None:
@@ -168,29 +224,6 @@ def _who(given: argparse.Namespace) -> Callable[[int], Credentials]:
 
 def setup(given: argparse.Namespace) -> Setup:
     """Raises :class:`UsageError`."""
-    last = given.first + given.sessions - 1
-    one = given.macs == "one"
-    if one and given.sessions > 1 and given.host_uniq is not None:
-        raise UsageError("with one MAC address only the number as Host-Uniq tells subscribers apart")
-    if not one and given.mac_base + last >> 40 != given.mac_base >> 40:
-        # One more in the first octet is the address of a group.
-        raise UsageError("there are not so many MAC addresses behind that one")
-    for template in (given.circuit_id, given.remote_id):
-        if len(fill(template, last).encode()) > MAX_LINE_ID:
-            raise UsageError(f"a circuit or remote identifier has at most {MAX_LINE_ID} octets")
-    tunnel = Tunnel(
-        name="npppysim",
-        protocol=Protocol.PPPOE,
-        where=Where("npppysim", 1, 1),
-        carrier=PppoeOptions(),
-        mru=given.mru or given.max_payload or MAX_MRU,
-        lcp_keepalive=given.echo_interval > 0,
-        lcp_keepalive_interval=given.echo_interval,
-        lcp_keepalive_retry_interval=given.echo_interval,
-        authentication_methods=given.auth,
-        negotiation_timeout=given.timeout,
-        mppe=Mppe.NO,
-    )
     pings = None
     if given.ping is not None:
         pings = Pings(
@@ -205,23 +238,97 @@ def setup(given: argparse.Namespace) -> Setup:
             ending=given.terminate,
             first=given.first,
         ),
-        wishes=Wishes(
-            tunnel=tunnel,
-            service_name=given.service_name,
-            ac_name=given.ac_name,
-            max_payload=given.max_payload,
-        ),
-        ethernet=Ethernet(
-            interface=given.interface,
-            mac_base=None if one else given.mac_base,
-            host_uniq=given.host_uniq,
-            circuit_id=given.circuit_id,
-            remote_id=given.remote_id,
-        ),
+        access={"pppoe": _ethernet, "l2tp": _tunnels}[given.carrier](given),
         credentials=_who(given),
         pings=pings,
         tun=given.tun,
         events=given.events,
+    )
+
+
+def _tunnel(
+    given: argparse.Namespace,
+    protocol: Protocol,
+    carrier: PppoeOptions | L2tpOptions,
+    mru: int,
+    methods: tuple[AuthMethod, ...],
+) -> Tunnel:
+    return Tunnel(
+        name="npppysim",
+        protocol=protocol,
+        where=Where("npppysim", 1, 1),
+        carrier=carrier,
+        mru=mru,
+        lcp_keepalive=given.echo_interval > 0,
+        lcp_keepalive_interval=given.echo_interval,
+        lcp_keepalive_retry_interval=given.echo_interval,
+        authentication_methods=methods,
+        negotiation_timeout=given.timeout,
+        mppe=Mppe.NO,
+    )
+
+
+def _ethernet(given: argparse.Namespace) -> Access:
+    last = given.first + given.sessions - 1
+    one = given.macs == "one"
+    if one and given.sessions > 1 and given.host_uniq is not None:
+        raise UsageError("with one MAC address only the number as Host-Uniq tells subscribers apart")
+    if not one and given.mac_base + last >> 40 != given.mac_base >> 40:
+        # One more in the first octet is the address of a group.
+        raise UsageError("there are not so many MAC addresses behind that one")
+    for template in (given.circuit_id, given.remote_id):
+        if len(fill(template, last).encode()) > MAX_LINE_ID:
+            raise UsageError(f"a circuit or remote identifier has at most {MAX_LINE_ID} octets")
+    mru = given.mru or given.max_payload or MAX_MRU
+    return Ethernet(
+        wishes=pppoe.Wishes(
+            tunnel=_tunnel(given, Protocol.PPPOE, PppoeOptions(), mru, given.auth),
+            service_name=given.service_name,
+            ac_name=given.ac_name,
+            max_payload=given.max_payload,
+        ),
+        interface=given.interface,
+        mac_base=None if one else given.mac_base,
+        host_uniq=given.host_uniq,
+        circuit_id=given.circuit_id,
+        remote_id=given.remote_id,
+    )
+
+
+def _tunnels(given: argparse.Namespace) -> Access:
+    last = given.first + given.sessions - 1
+    for text in (given.hostname or "", fill(given.calling_number, last), fill(given.called_number, last)):
+        if len(text.encode()) > MAX_TEXT:
+            raise UsageError(f"a host name or a number has at most {MAX_TEXT} octets")
+    if given.hidden_avps and not given.secret:
+        raise UsageError("nothing can be hidden without a secret")
+    if any(address.version != given.server[0].version for address, _ in given.bind):
+        raise UsageError("the addresses of both ends are not of one kind")
+    if given.ports == "distinct" and any(port for _, port in given.bind):
+        raise UsageError("tunnels with a port each choose it themselves")
+    options = L2tpOptions(
+        hostname=given.hostname,
+        secrets=((None, given.secret),) if given.secret else (),
+        hidden_avps=given.hidden_avps,
+        hello_interval=given.hello_interval,
+        peer_rebind=Rebind.NO,
+    )
+    proxy = None if given.proxy == "none" else AuthMethod(given.proxy)
+    # Who has begun so does it again when the LNS negotiates anew.
+    methods = given.auth if proxy is None or proxy in given.auth else (*given.auth, proxy)
+    mru = given.mru or TUNNEL_DEFAULTS[Protocol.L2TP]["mru"]
+    return Tunnels(
+        wishes=l2tp.Wishes(
+            tunnel=_tunnel(given, Protocol.L2TP, options, mru, methods),
+            sequencing=given.sequencing,
+            proxy=proxy,
+        ),
+        server=given.server,
+        bind=tuple(given.bind),
+        tunnels=given.tunnels,
+        ports=given.ports == "distinct",
+        calling=given.calling_number,
+        called=given.called_number,
     )
 
 

@@ -6,17 +6,17 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..config.model import Tunnel
 from ..cursor import Malformed
 from ..ppp.cause import Cause
-from ..ppp.link import Call, Caller, Link, Tap, Upper
+from ..ppp.link import NOBODY, Caller, Link, Tap, Upper
 from ..pppoe import codec
 from ..pppoe.access import MAX_MRU, UNWANTED
 from ..pppoe.codec import AccessLine, Code, Discovery, Tag
 from ..text import printable
 from ..wheel import Timed, Wheel
+from .load import Owner
 
 #: Seconds until the first PADI is repeated; the wait doubles each time (RFC 2516 section 8).
 WAIT = 1.0
@@ -31,16 +31,6 @@ _ERRORS = {
     Tag.GENERIC_ERROR: "Generic-Error",
 }
 _length = struct.Struct("!H").pack
-
-
-class Owner(Protocol):
-    """Whose host it is."""
-
-    def connected(self, call: Call, now: float) -> Upper:
-        """There is a session: returns the PPP that speaks on it, which may send at once."""
-
-    def failed(self, reason: str, now: float) -> None:
-        """There will be none; *reason* says why in a few words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,22 +95,6 @@ class Segment:
         self.drops["discovery"] += 1
 
 
-class _Nobody:
-    """Stands in for PPP while there is none."""
-
-    def receive(self, frame: bytes, now: float) -> None:
-        """Nobody listens."""
-
-    def gone(self, cause: Cause, reason: str, now: float) -> None:
-        """Nobody listens."""
-
-    def changed(self, link: Link, now: float) -> None:
-        """Nobody listens."""
-
-
-_NOBODY = _Nobody()
-
-
 class Host(Timed):
     """One subscriber's PPPoE: first the discovery, then the call."""
 
@@ -145,7 +119,7 @@ class Host(Timed):
 
     def __init__(self, segment: Segment, mac: bytes, uniq: bytes | None, line: AccessLine, owner: Owner) -> None:
         super().__init__()
-        self.upper: Upper = _NOBODY
+        self.upper: Upper = NOBODY
         self._segment = segment
         self.mac = mac
         self._owner = owner
@@ -263,6 +237,9 @@ class Host(Timed):
 
     # The call.
 
+    def facts(self) -> dict[str, object]:
+        return {"mac": self.mac.hex(":"), "session_id": self.session_id, "concentrator": self.link.caller.text}
+
     @property
     def _session_key(self) -> bytes:
         header = self._header
@@ -278,7 +255,7 @@ class Host(Timed):
     def ending(self) -> None:
         """Nothing is counted here."""
 
-    def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
+    def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         """RFC 2516 section 7 forbids what the options are about."""
 
     def tap(self, tap: Tap | None) -> None:
@@ -297,7 +274,7 @@ class Host(Timed):
         segment.hosts.pop(self._key, None)
         if self._header:
             segment.sessions.pop(self._session_key, None)
-        self.upper = _NOBODY
+        self.upper = NOBODY
 
 
 def _error(packet: Discovery) -> str:

@@ -13,25 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ..pppoe.codec import AccessLine
 from ..wheel import Wheel
+from .access import Access
 from .load import Dial, Ending, Line, Load, Plan, Stage
-from .pppoe import Host, Segment, Wishes
 from .report import Report
 from .subscriber import Credentials, Subscriber
 from .traffic import Pinger, Traffic
 from .tun import TunTraffic
-from .wire import Wire
 
 log = logging.getLogger("npppy.sim")
 
 #: Seconds between two looks at the progress.
 PROGRESS = 0.5
-
-
-def fill(template: str, number: int) -> str:
-    """*template* for one subscriber: ``%d`` and ``{n}`` stand for its number."""
-    return template.replace("%d", str(number)).replace("{n}", str(number))
+#: Seconds that a carrier may take to take leave.
+FAREWELL = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,26 +38,11 @@ class Pings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ethernet:
-    """How the hosts of a PPPoE segment differ."""
-
-    interface: str
-    #: A subscriber's MAC address is this and its number; None: all have the interface's own.
-    mac_base: int | None
-    #: None: each has its number; empty: none is sent.
-    host_uniq: bytes | None = None
-    #: Templates.
-    circuit_id: str = ""
-    remote_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """All there is to a run."""
 
     plan: Plan
-    wishes: Wishes
-    ethernet: Ethernet
+    access: Access
     credentials: Callable[[int], Credentials]
     pings: Pings | None = None
     tun: bool = False
@@ -71,7 +51,7 @@ class Setup:
 
 
 class Run:
-    """One load on one wire.  Raises OSError if the interface cannot be had."""
+    """One load by one carrier.  Raises OSError if its sockets cannot be had."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -81,16 +61,18 @@ class Run:
         self._done = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self.report = Report(setup.plan.sessions)
-        self._wire = Wire(setup.ethernet.interface, promiscuous=setup.ethernet.mac_base is not None)
-        self._segment = Segment(setup.wishes, self._wire.transmit, self._wheel)
+        # Seconds that the carrier may take to take leave, and when it began to; None: it has not.
+        self._farewell = FAREWELL
+        self._left: float | None = None
         # Nothing here is worth guessing; secrets would cost a system call each time.
         rng = random.Random().randbytes
+        self._carrier = setup.access.open(self._wheel, rng)
         self._load = Load(setup.plan, setup.credentials, self, self.report, self._wheel, rng, self._event)
 
     async def run(self) -> Report:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._interrupt)
-        self._wire.start(self._segment.receive, self._clock, self._turn)
+        self._carrier.start(self._clock, self._turn)
         progress = self._loop.create_task(self._progress()) if sys.stderr.isatty() else None
         try:
             self._turn()
@@ -99,8 +81,8 @@ class Run:
             if progress is not None:
                 progress.cancel()
                 sys.stderr.write("\r\x1b[K")
-            self._wire.close()
-            self.report.drops.update(self._wire.drops + self._segment.drops)
+            self._carrier.close()
+            self.report.drops.update(self._carrier.drops)
         return self.report
 
     def _turn(self) -> None:
@@ -109,8 +91,16 @@ class Run:
         self._wheel.advance(now)
         due = self._load.poll(now)
         if self._load.stage is Stage.DONE:
-            self._done.set()
-            return
+            if self._left is None:
+                self._left = now
+                if self._load.how is Ending.NONE:
+                    self._farewell = 0.0
+                else:
+                    self._carrier.shut(now)
+            due = self._left + self._farewell
+            if now >= due or not self._carrier.busy:
+                self._done.set()
+                return
         if self._timer is not None:
             self._timer.cancel()
         times = [when for when in (due, self._wheel.next()) if when is not None]
@@ -118,18 +108,17 @@ class Run:
 
     def _interrupt(self) -> None:
         """The first signal ends all in good order, the second one without waiting for answers."""
-        self._load.stop(Ending.PADT if self._load.stage is Stage.ENDING else None)
+        again = self._load.stage in (Stage.ENDING, Stage.DONE)
+        if again:
+            self._farewell = 0.0
+        if self._load.stage is not Stage.DONE:
+            self._load.stop(Ending.CALL if again else None)
         self._turn()
 
     # What the load asks for.
 
     def dial(self, line: Line) -> Dial:
-        ethernet, number = self._setup.ethernet, line.number
-        base = ethernet.mac_base
-        mac = self._wire.mac if base is None else (base + number).to_bytes(6, "big")
-        uniq = number.to_bytes(4, "big") if ethernet.host_uniq is None else ethernet.host_uniq or None
-        access_line = AccessLine(fill(ethernet.circuit_id, number).encode(), fill(ethernet.remote_id, number).encode())
-        return self._segment.host(mac, uniq, access_line, line)
+        return self._carrier.dial(line)
 
     def traffic(self, subscriber: Subscriber) -> Traffic:
         if self._setup.tun:
@@ -158,16 +147,12 @@ class Run:
         if event == "up":
             assert subscriber is not None
             assert line.up_at is not None
-            call = subscriber.call
-            assert isinstance(call, Host)
             facts |= {
                 "address": str(IPv4Address(subscriber.address)),
                 "dns": [str(IPv4Address(address)) for address in subscriber.dns],
                 "mru": subscriber.mru,
                 "peer_mru": subscriber.peer_mru,
-                "mac": call.mac.hex(":"),
-                "session_id": call.session_id,
-                "concentrator": call.link.caller.text,
+                **line.dial.facts(),
                 "ms": round((line.up_at - line.began) * 1000, 1),
             }
         else:

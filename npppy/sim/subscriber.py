@@ -12,8 +12,9 @@ from ..ppp.cause import Cause
 from ..ppp.chap import ChapClient
 from ..ppp.fsm import State
 from ..ppp.ipcp import Ipcp, IpcpClient
-from ..ppp.lcp import Lcp, LcpPolicy
-from ..ppp.link import Call, Link
+from ..ppp.lcp import AUTH_METHODS, DEFAULT_ACCM, Lcp, LcpPolicy
+from ..ppp.link import Call, Link, Proxy
+from ..ppp.options import decode
 from ..ppp.pap import PapClient
 from ..ppp.station import Phase, Station
 from ..wheel import Wheel
@@ -71,6 +72,9 @@ class Subscriber(Station):
         self._rng = rng
         self._echoes = 0
         self._bound(now)
+        if call.link.proxy is not None:
+            self._begin(call.link.proxy, now)
+            return
         lcp = self.lcp = self._make_lcp(State.INITIAL)
         lcp.open(now)
         lcp.up(now)
@@ -113,13 +117,26 @@ class Subscriber(Station):
 
     def lcp_up(self, now: float) -> None:
         assert self.lcp is not None
-        self.call.lcp_opened(accm=self.lcp.accm, pfc=self.lcp.pfc, acfc=self.lcp.acfc)
+        self.call.lcp_opened(
+            send_accm=self.lcp.accm, receive_accm=DEFAULT_ACCM, pfc=self.lcp.pfc, acfc=self.lcp.acfc
+        )
         if self.peer_auth is None:
             self._network(now)
-            return
+        else:
+            self._authenticate(self.peer_auth, now)
+
+    def _begin(self, proxy: Proxy, now: float) -> None:
+        """Begin with LCP open: a LAC has negotiated it with us, and asks us to authenticate ourselves."""
+        ours, theirs = dict(decode(proxy.last_received)), dict(decode(proxy.last_sent))
+        self.mru, self.peer_mru = (int.from_bytes(side[proto.OPT_MRU], "big") for side in (ours, theirs))
+        self.magic, self.peer_magic = (int.from_bytes(side[proto.OPT_MAGIC], "big") for side in (ours, theirs))
+        self.peer_auth = AUTH_METHODS[theirs[proto.OPT_AUTH]]
+        self.lcp = self._make_lcp(State.OPENED)
+        self._authenticate(self.peer_auth, now)
+
+    def _authenticate(self, method: AuthMethod, now: float) -> None:
         self.phase = Phase.AUTHENTICATE
-        pap = self.peer_auth is AuthMethod.PAP
-        self.auth_client = PapClient(self) if pap else ChapClient(self, self.peer_auth)
+        self.auth_client = PapClient(self) if method is AuthMethod.PAP else ChapClient(self, method)
         self.auth_client.start(now)
 
     def lcp_down(self, now: float) -> None:

@@ -90,13 +90,18 @@ class Wire:
 def _open(interface: str, ethertype: int) -> socket.socket:
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     try:
-        for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
-            except PermissionError:
-                sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
+        enlarge(sock)
         sock.bind((interface, ethertype))
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def enlarge(sock: socket.socket) -> None:
+    """Give a socket its buffers; without root, as much as the kernel allows."""
+    for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)

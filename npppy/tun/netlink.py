@@ -14,8 +14,8 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Final, NamedTuple
 
 log = logging.getLogger("npppy.netlink")
@@ -31,6 +31,8 @@ BATCH: Final = 64
 _REQUEST: Final = 0x1
 _ACK: Final = 0x4
 _NEW: Final = 0x600  # create, and fail if it is there
+_SET: Final = 0x500  # create, or take its place
+_ONE_MORE: Final = 0xC00  # create, beside others of the same destination
 _DUMP: Final = 0x300
 _DONE: Final = 3
 _CAPPED_WITH_TLVS: Final = 0x300
@@ -49,6 +51,7 @@ _GETLINK: Final = 18
 _NEWADDR: Final = 20
 _GETADDR: Final = 22
 _NEWROUTE: Final = 24
+_NEWNEIGH: Final = 28
 _DELROUTE: Final = 25
 _GROUP_LINK: Final = 0x1
 _GROUP_ADDRESS4: Final = 0x10
@@ -56,12 +59,17 @@ _GROUP_ADDRESS6: Final = 0x100
 _TABLE_MAIN: Final = 254
 _SCOPE_UNIVERSE: Final = 0
 _SCOPE_LINK: Final = 253
+SCOPE_HOST: Final = 254
 _SCOPE_NOWHERE: Final = 255
 _UNICAST: Final = 1
 _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
 _RTA_GATEWAY: Final = 5
+_RTA_METRICS: Final = 8
+_RTAX_MTU: Final = 2
 _ONLINK: Final = 4
+#: The largest that a route may say.
+_MTU_MAX: Final = 65520
 
 # linux/if_link.h, linux/if_addr.h, linux/if.h
 _IFLA_ADDRESS: Final = 1
@@ -86,12 +94,23 @@ _VLAN_ID: Final = 1
 _VLAN_PROTOCOL: Final = 5
 _INET6_ADDR_GEN_MODE: Final = 8
 _ADDR_GEN_NONE: Final = b"\1"
+_INET_CONF: Final = 1
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFF_UP: Final = 1
 _IFF_NOARP: Final = 0x80
 _ARPHRD_ETHER: Final = 1
 _SCOPE_GLOBAL: Final = 0
+
+# linux/neighbour.h
+_NDA_DST: Final = 1
+_NDA_LLADDR: Final = 2
+_NUD_PERMANENT: Final = 0x80
+
+# enum of linux/ip.h: switches of an interface, by which net.ipv4.conf has them
+FORWARDING: Final = 1
+RP_FILTER: Final = 8
+ACCEPT_LOCAL: Final = 23
 
 # linux/genetlink.h, linux/netdev.h
 _GENERIC_CONTROL: Final = 16
@@ -109,6 +128,7 @@ _XDP_XMIT: Final = 1 << 2
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _LINK: Final = struct.Struct("=BxHiII")  # family, device type, index, flags, mask of flags
 _ADDRESS: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_NEIGHBOUR: Final = struct.Struct("=BxHiHBB")  # family, nothing, index, state, flags, type
 _GENERIC: Final = struct.Struct("=BBxx")  # command, version
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # family, two prefix lengths, tos, table, protocol, scope, type, flags
 _ATTRIBUTE: Final = struct.Struct("=HH")  # length, type
@@ -220,6 +240,13 @@ class Netlink:
         found = (_ADDRESS.unpack_from(reply) for reply in replies)
         return {index for _, _, _, scope, index in found if scope == _SCOPE_GLOBAL}
 
+    def addresses(self) -> frozenset[bytes]:
+        """This host's own addresses, IPv4 and IPv6, of 4 or 16 octets."""
+        replies = self._call(_Request("list addresses", _GETADDR, _DUMP, _ADDRESS.pack(0, 0, 0, 0, 0)))
+        found = (dict(_attributes(reply, _ADDRESS.size)) for reply in replies)
+        # On a link between two, the other one is the peer's.
+        return frozenset(each.get(_IFA_LOCAL) or each.get(_IFA_ADDRESS, b"") for each in found)
+
     def alias(self, name: str) -> str:
         """What somebody has written about an interface (ip link set alias); empty if it is not there."""
         attributes = dict(_attributes(self._look(name) or b"", _LINK.size))
@@ -265,18 +292,42 @@ class Netlink:
         """Remove a virtual interface; of a veth pair, both."""
         self._call(_Request(f"remove {name}", _DELLINK, 0, _LINK.pack(0, 0, ifindex, 0, 0)))
 
-    def add_address(self, name: str, ifindex: int, address: IPv4Address) -> None:
+    def switch4(self, name: str, ifindex: int, switches: Mapping[int, int]) -> None:
+        """Set switches of an interface, such as :data:`FORWARDING`, which net.ipv4.conf shows."""
+        values = b"".join(_attribute(switch, _U32.pack(value)) for switch, value in switches.items())
+        conf = _attribute(socket.AF_INET, _attribute(_INET_CONF, values))
+        body = _LINK.pack(0, 0, ifindex, 0, 0) + _attribute(_IFLA_AF_SPEC, conf)
+        self._call(_Request(f"set what net.ipv4.conf.{name} shows", _NEWLINK, 0, body))
+
+    def add_address(self, name: str, ifindex: int, address: IPv4Address, scope: int = _SCOPE_GLOBAL) -> None:
         """Give an interface an address of its own, without a network."""
-        body = _ADDRESS.pack(socket.AF_INET, 32, 0, 0, ifindex)
+        body = _ADDRESS.pack(socket.AF_INET, 32, 0, scope, ifindex)
         body += _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
         self._call(_Request(f"give {name} the address {address}", _NEWADDR, _NEW, body))
 
-    def add_route(self, name: str, ifindex: int, network: IPv4Network, gateway: IPv4Address | None = None) -> None:
+    def add_route(
+        self, name: str, ifindex: int, network: IPv4Network, gateway: IPv4Address | None = None, mtu: int = 0
+    ) -> None:
         """Route *network* to an interface, in the main table, with our protocol number.
 
-        A *gateway* is one that is behind the interface, whatever its address.
+        A *gateway* is one that is behind the interface, whatever its address.  Packets have *mtu* octets at most; 0: as
+        the interface says.
         """
-        self._call(_add_route(name, ifindex, network, gateway))
+        self._call(_add_route(name, ifindex, network, gateway, mtu))
+
+    def add_neighbour(self, name: str, ifindex: int, address: IPv4Address | IPv6Address, mac: bytes) -> None:
+        """Let an address be on the link of an interface for good, with a MAC address, and without a limit of its MTU.
+
+        Other interfaces may have the same.
+        """
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        body = _ROUTE.pack(family, address.max_prefixlen, 0, 0, _TABLE_MAIN, RTPROT_NPPPY, _SCOPE_LINK, _UNICAST, 0)
+        body += _attribute(_RTA_DST, address.packed) + _attribute(_RTA_OIF, _U32.pack(ifindex))
+        body += _mtu(_MTU_MAX)
+        self._call(_Request(f"add the route {address} to {name}", _NEWROUTE, _ONE_MORE, body))
+        body = _NEIGHBOUR.pack(family, 0, ifindex, _NUD_PERMANENT, 0, 0)
+        body += _attribute(_NDA_DST, address.packed) + _attribute(_NDA_LLADDR, mac)
+        self._call(_Request(f"make {address} a neighbour on {name}", _NEWNEIGH, _SET, body))
 
     def change_routes(self, changes: Iterable[_Request]) -> list[NetlinkError]:
         """Make changes (:class:`RouteQueue` has them) in one go; what fails does not stop the rest."""
@@ -397,22 +448,40 @@ class XdpFeatures:
 class RouteQueue:
     """Routes to one interface, for many sessions: made soon, in order, and a bounded number at a time."""
 
-    def __init__(self, netlink: Netlink, name: str, ifindex: int, gateway: IPv4Address | None = None) -> None:
-        """*gateway* as for :meth:`Netlink.add_route`."""
+    def __init__(
+        self,
+        netlink: Netlink,
+        name: str,
+        ifindex: int,
+        gateway: IPv4Address | None = None,
+        mtu: int = 0,
+        networks: Iterable[IPv4Network] = (),
+    ) -> None:
+        """*gateway* and *mtu* as for :meth:`Netlink.add_route`; some *networks* are routed already."""
         self._netlink = netlink
         self._name = name
         self._ifindex = ifindex
         self._gateway = gateway
+        self._mtu = mtu
+        self._networks = set(networks)
         self._waiting: deque[_Request] = deque()
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.Handle | None = None
 
     def add(self, network: IPv4Network) -> None:
         """Route *network* to the interface.  That it could not be is logged."""
-        self._put(_add_route(self._name, self._ifindex, network, self._gateway))
+        self._networks.add(network)
+        self._put(_add_route(self._name, self._ifindex, network, self._gateway, self._mtu))
+
+    def set_mtu(self, mtu: int) -> None:
+        """Let the routes have another one, soon."""
+        self._mtu = mtu
+        for network in self._networks:
+            self._put(_add_route(self._name, self._ifindex, network, self._gateway, mtu)._replace(flags=_SET))
 
     def remove(self, network: IPv4Network) -> None:
         """Do so no more.  That it could not be removed is logged."""
+        self._networks.discard(network)
         body = _ROUTE.pack(
             socket.AF_INET, network.prefixlen, 0, 0, _TABLE_MAIN, RTPROT_NPPPY, _SCOPE_NOWHERE, _UNICAST, 0
         )
@@ -593,17 +662,23 @@ def _open(groups: int = 0, protocol: int = socket.NETLINK_ROUTE) -> socket.socke
     return opened
 
 
-def _add_route(name: str, ifindex: int, network: IPv4Network, gateway: IPv4Address | None) -> _Request:
+def _add_route(name: str, ifindex: int, network: IPv4Network, gateway: IPv4Address | None, mtu: int) -> _Request:
     scope, flags = (_SCOPE_LINK, 0) if gateway is None else (_SCOPE_UNIVERSE, _ONLINK)
     body = _ROUTE.pack(socket.AF_INET, network.prefixlen, 0, 0, _TABLE_MAIN, RTPROT_NPPPY, scope, _UNICAST, flags)
     body += _route_attributes(ifindex, network)
     if gateway is not None:
         body += _attribute(_RTA_GATEWAY, gateway.packed)
+    if mtu:
+        body += _mtu(mtu)
     return _Request(f"add the route {network} to {name}", _NEWROUTE, _NEW, body)
 
 
 def _route_attributes(ifindex: int, network: IPv4Network) -> bytes:
     return _attribute(_RTA_DST, network.network_address.packed) + _attribute(_RTA_OIF, _U32.pack(ifindex))
+
+
+def _mtu(mtu: int) -> bytes:
+    return _attribute(_RTA_METRICS, _attribute(_RTAX_MTU, _U32.pack(mtu)))
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

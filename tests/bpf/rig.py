@@ -12,7 +12,7 @@ from npppy.pipex.ebpf.libbpf import Map, Object, Run
 
 from .frames import IP, IP6, PPP_IP, PPP_IP6, SESSION, Tags, ethernet, padded, ppp, pppoe
 
-SIZES: Final = dict.fromkeys(("sessions", "hosts4", "nets4", "nets6", "slots", "stats"), 16) | {"buckets": 32}
+SIZES: Final = dict.fromkeys(("sessions", "hosts4", "nets4", "nets6", "slots", "stats", "seqs"), 16) | {"buckets": 32}
 
 ABORTED, DROP, PASS, TX, REDIRECT = range(5)
 
@@ -54,7 +54,7 @@ class Rig:
         self.programs = loaded.programs
         for name in ("sessions", "hosts4", "nets4", "nets6", "devs", "nics"):
             self._empty(self.maps[name])
-        for name in ("slots", "stats", "buckets", "config", "counts"):
+        for name in ("slots", "stats", "seqs", "buckets", "config", "counts"):
             table = self.maps[name]
             for index in range(table.max_entries):
                 table.put(U32.pack(index), bytes(table.octets))

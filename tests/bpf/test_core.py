@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from npppy.pipex.ebpf import layout
@@ -97,7 +99,8 @@ class TestEncapsulation:
         """pipex_miss sends the frame, to the interface whose index is in front of it."""
         rig.session(ifindex=0x01020304, vlans=(7,))
         done = rig.down(from_stack(packet))
-        assert (done.verdict, done.data) == (PASS, U32.pack(0x01020304) + to_peer(packet, tags(7)))
+        in_front = struct.pack("=III", 0x01020304, 0, 0x7078706E)
+        assert (done.verdict, done.data) == (PASS, in_front + to_peer(packet, tags(7)))
         assert rig.counted() == {"STACK_DOWN": (1, len(packet))}
 
 

@@ -26,6 +26,7 @@ RECORDS = {
     "pipex_net6": layout.NET6,
     "pipex_session": layout.SESSION,
     "pipex_stats": layout.STATS,
+    "pipex_seq": layout.SEQ,
     "pipex_bucket": layout.BUCKET,
     "pipex_count": layout.COUNT_RECORD,
     "pipex_config": layout.CONFIG,
@@ -114,7 +115,7 @@ def test_python_has_the_layout_of_c() -> None:
 def test_python_has_the_numbers_of_c() -> None:
     header = (Path(OBJECT).parent / "pipex.h").read_text()
     flags = dict(re.findall(r"#define PIPEX_(\w+)\s+\(1u << (\d+)\)", header))
-    assert len(flags) == 12
+    assert len(flags) == 14
     for name, bit in flags.items():
         assert getattr(layout, name) == 1 << int(bit), name
     body = re.search(r"enum pipex_counter \{(.*?)\};", header, re.S)
@@ -129,8 +130,8 @@ def test_python_has_the_numbers_of_c() -> None:
 def test_programs_and_maps(loaded: Object) -> None:
     assert loaded.programs.keys() == {"pipex_access", "pipex_core", "pipex_nic", "pipex_miss"}
     assert loaded.maps.keys() == {
-        *("sessions", "hosts4", "nets4", "nets6", "slots", "stats", "buckets", "counts", "config", "devs", "nics"),
-        "events",
+        *("sessions", "hosts4", "nets4", "nets6", "slots", "stats", "seqs", "buckets", "counts", "config", "devs"),
+        *("nics", "events"),
     }
 
 

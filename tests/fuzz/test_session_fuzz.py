@@ -16,6 +16,7 @@ from npppy.ppp import engine as engine_module
 from npppy.ppp import mschap, options, proto
 from npppy.ppp.cause import Cause
 from npppy.ppp.fsm import State
+from npppy.ppp.link import Proxy
 from npppy.ppp.session import Session
 from npppy.ppp.station import Phase
 from tests.unit.ppp_rig import USERS, Line, Rig
@@ -43,6 +44,13 @@ IPCP_WISHES: tuple[list[tuple[int, bytes]], ...] = (
     [(129, bytes(4))],
     [(2, b"x")],
 )
+PROXIES = [
+    Proxy(last_sent=sent, auth_type=kind, name=user, challenge=b"x", response=response, renegotiable=renegotiable)
+    for renegotiable in (True, False)
+    for sent, kind in ((b"\x01\x04\x05\x78\x03\x04\xc0\x23", 3), (b"\x01\x04\x05\x78\x03\x05\xc2\x23\5", 2), (b"", 4))
+    for user, secret in ((b"alice", USERS["alice"]), (b"bob", USERS["bob"]), (b"mallory", b""))
+    for response in (secret, md5(b"\0" + secret + b"x").digest())
+]
 STRANGE = (b"", b"\x80\x21\1\1\0\4", b"\x01", b"\x0c", b"\xc0\x23\0", b"\x00\x21", b"\x80\x57")
 
 
@@ -81,9 +89,10 @@ class World:
         self.lines: list[Line] = []
 
     def dial(self) -> None:
-        line = self.rig.line(unwanted=self.source.choice((frozenset(), frozenset({2, 7, 8, 9}))))
+        proxy = self.source.choice(PROXIES) if self.source.random() < 0.3 else None
+        line = self.rig.line(unwanted=self.source.choice((frozenset(), frozenset({2, 7, 8, 9}))), proxy=proxy)
         self.lines.append(line)
-        if self.source.random() < 0.9:
+        if proxy is None and self.source.random() < 0.9:
             line.give(proto.LCP, proto.CONFIGURE_REQUEST, 1, options.encode(self.source.choice(LCP_WISHES[:2])))
 
     def log_in(self, line: Line) -> None:
@@ -170,7 +179,7 @@ class World:
         elif what < 0.92:
             session.gone(Cause.LOST_CARRIER, "test", rig.now)
         elif what < 0.94:
-            line.link = replace(line.link, max_mru=source.choice((1400, 600, 300)))
+            line.link = replace(line.link, max_mru=source.choice((1400, 600, 300)), encap=source.randrange(2))
             session.changed(line.link, rig.now)
         elif what < 0.96:
             if source.random() < 0.3:

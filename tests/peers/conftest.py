@@ -16,8 +16,9 @@ _numbers = itertools.count()
 
 @pytest.fixture(params=["user", "ebpf"])
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    """Namespaces without npppyd: the test starts it."""
-    lab = Lab(tmp_path, next(_numbers), request.param)
+    """Namespaces without npppyd, which the test starts.  A module says by LAB if it needs more than a plain one."""
+    kind: type[Lab] = getattr(request.module, "LAB", Lab)
+    lab = kind(tmp_path, next(_numbers), request.param)
     request.node.stash[_LAB] = lab
     try:
         lab.build()

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import socket
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ GTXCSUM, GGRO, GFLAGS, SFLAGS = 0x16, 0x2B, 0x25, 0x26
 RXVLAN = 1 << 8
 
 
+def conf(name: str, switch: str, version: int = 4) -> Path:
+    return Path(f"/proc/sys/net/ipv{version}/conf/{name}/{switch}")
+
+
 def indexes(item: Map) -> list[int]:
     """The interfaces that a map has."""
     return [U32.unpack(key)[0] for key, _ in item.items()]
@@ -56,19 +60,78 @@ class TestDevices:
         assert npx is not None
         assert (npx.npx0.name, npx.npx1.name) == ("npx0", "npx1")
         shown = {link["ifname"]: link for link in json.loads(sh("ip -j -d link show"))}
+        # For frames of npppyd that the programs are to send; and npx1 takes packets that L2TP comes in.
+        assert {name: shown[name]["mtu"] for name in ("npx0", "npx1", "tun0")} == {
+            "npx0": 1492 + 14,
+            "npx1": 1492 + 100,
+            "tun0": 1492,
+        }
         for name in ("npx0", "npx1"):
             assert {"NOARP", "UP"} <= set(shown[name]["flags"])
-            assert shown[name]["mtu"] == 1492
             assert shown[name]["inet6_addr_gen_mode"] == "none"
             assert shown[name]["num_tx_queues"] == shown[name]["num_rx_queues"] == os.cpu_count()
         addresses = {link["ifname"]: link["addr_info"] for link in json.loads(sh("ip -j address show"))}
         assert [address["local"] for address in addresses["npx0"]] == [GATEWAY]
-        assert addresses["tun0"] == addresses["npx1"] == []
+        assert addresses["tun0"] == []
+        assert [(address["local"], address["scope"]) for address in addresses["npx1"]] == [("127.110.112.120", "host")]
         assert (ethtool("npx0", GTXCSUM, 0), ethtool("npx0", GGRO, 0)) == (0, 1)
         assert (xdp("npx1"), xdp("acc0"), xdp("npx0")) == ("pipex_core", "pipex_access", "")
         assert "pipex_miss" in sh("tc filter show dev npx1 ingress")
-        npx.set_mtu(1400)
-        assert {json.loads(sh(f"ip -j link show {name}"))[0]["mtu"] for name in ("npx0", "npx1", "tun0")} == {1400}
+        for mtu, expected in ((1400, 1400), (576, 1280)):
+            npx.set_mtu(mtu)
+            found = {name: json.loads(sh(f"ip -j link show {name}"))[0]["mtu"] for name in ("npx0", "npx1", "tun0")}
+            assert found == {"npx0": expected + 14, "npx1": expected + 100, "tun0": expected}
+            assert conf("npx0", "mtu", 6).read_text() == f"{expected}\n"
+
+    async def test_for_l2tp(self, lab: Lab) -> None:
+        """The stack forwards what the programs pass at npx1; and what was decrypted can be sent to them."""
+        for switch, value in (("forwarding", 0), ("rp_filter", 1)):
+            conf("default", switch).write_text(str(value))
+        await lab.open()
+        lab.add_interface(interface("tun1", "10.1.0.1"), ())
+        assert [conf("npx1", name).read_text() for name in ("forwarding", "accept_local", "rp_filter")] == [
+            "1\n",
+            "1\n",
+            "0\n",
+        ]
+        for name in ("npx0", "npx2"):
+            (neighbour,) = json.loads(sh(f"ip -j neighbour show dev {name}"))
+            assert (neighbour["dst"], neighbour["lladdr"], neighbour["state"]) == (
+                "192.0.0.9",
+                "02:6e:70:78:00:02",
+                ["PERMANENT"],
+            )
+            assert "192.0.0.9 " in sh(f"ip route show dev {name}")
+
+    async def test_own_addresses(self, lab: Lab) -> None:
+        conf("core0", "disable_ipv6", 6).write_text("0")
+        sh("ip -6 address add 2001:db8::1/64 dev core0 nodad")
+        sh("ip address add 192.0.2.1 peer 192.0.2.2 dev core0")
+        netlink = Netlink()
+        found = netlink.addresses()
+        netlink.close()
+        for address in ("198.51.100.1", "192.0.2.1", "2001:db8::1", "127.0.0.1"):
+            assert ip_address(address).packed in found
+        assert ip_address("192.0.2.2").packed not in found
+
+    async def test_what_keeps_l2tp_from_leaving(self, lab: Lab) -> None:
+        """What others have changed at our own device is put right; for the rest there is a reason."""
+        await lab.open()
+        npx = lab.npx
+        assert npx is not None
+        for switch, wrong, right in (("forwarding", 0, 1), ("accept_local", 0, 1), ("rp_filter", 1, 0)):
+            conf("npx1", switch).write_text(str(wrong))
+            assert npx.why_not_outward(4) == ""
+            assert conf("npx1", switch).read_text() == f"{right}\n"
+        for value, why in ((1, "net.ipv4.conf.all.rp_filter is 1: set it to 2 or 0"), (2, ""), (0, "")):
+            conf("all", "rp_filter").write_text(str(value))
+            assert npx.why_not_outward(4) == why
+        assert npx.why_not_outward(6) == "net.ipv6.conf.npx1.disable_ipv6 is 1"
+        conf("npx1", "disable_ipv6", 6).write_text("0")
+        forced = conf("npx1", "force_forwarding", 6).exists()
+        assert npx.why_not_outward(6) == ("" if forced else "net.ipv6.conf.all.forwarding is 0: set it to 1")
+        conf("all", "forwarding", 6).write_text("1")
+        assert npx.why_not_outward(6) == ""
 
     async def test_routes(self, lab: Lab) -> None:
         await lab.open()
@@ -76,7 +139,12 @@ class TestDevices:
         assert npx is not None
         more = IPv4Network("10.7.0.0/24")
         npx.add_route(more)
-        await until(lambda: "10.7.0.0/24 via 192.0.0.8 dev npx0" in sh("ip route"))
+        route = "10.7.0.0/24 via 192.0.0.8 dev npx0 proto 112 onlink mtu"
+        await until(lambda: f"{route} 1492" in sh("ip route"))
+        for mtu in (1500, 1400):
+            npx.set_mtu(mtu)
+            await until(lambda mtu=mtu: f"{route} {mtu}" in sh("ip route"))
+        assert sh("ip route").count("10.7.0.0/24") == 1
         npx.remove_route(more)
         await until(lambda: "10.7.0.0/24" not in sh("ip route"))
         assert f"{POOL} via 192.0.0.8 dev npx0" in sh("ip route")

@@ -108,6 +108,8 @@ class Npppyd:
         records = {"slots": SESSION, "config": layout.CONFIG} | OLDER[version]
         sizes = dict.fromkeys(("sessions", "hosts4", "nets4", "nets6"), capacity)
         sizes |= {"slots": capacity + 256, "stats": capacity + 256, "buckets": 2 * (capacity + 256)}
+        if version >= 3:
+            sizes["seqs"] = capacity + 256
         path = layout.OBJECT if version == VERSION else str(DATA / f"pipex-v{version}.o")
         with Object(path, sizes=sizes) as loaded:
             maps, programs = loaded.maps, loaded.programs
@@ -130,7 +132,7 @@ class Npppyd:
             publish(self._pins, maps, programs)
             if version != VERSION:
                 # As it was called then.
-                editions(self._pins)[-1].path.rename(self._pins / f"v{version}")
+                editions(self._pins)[-1].path.rename(self._pins / ("v1" if version == 1 else f"v{version}_1"))
             attach_xdp("acc0", self._lab.ifindex, programs["pipex_access"], {})
             attach_xdp(npx1.name, npx1.ifindex, programs["pipex_core"], {})
             attach_tc(npx1.name, npx1.ifindex, programs["pipex_miss"])
@@ -503,6 +505,33 @@ async def test_times_and_captures(lab: Lab, pins: Path) -> None:
         assert {name: number for name, number in zip(STATS.offsets, maps.stats(3), strict=True) if number} == seen
         assert not any(maps.stats(4))
         maps.close()
+    old.close()
+
+
+async def test_sequence_numbers(lab: Lab, pins: Path) -> None:
+    """They go on; where old programs have a map of their own, some are left out, since those use them yet."""
+    old = Npppyd(lab, pins, VERSION)
+    seqs = editions(pins)[0].map("seqs")
+    seqs.put(U32.pack(3), layout.SEQ.pack(0xFFFFFFFE, 77, bytes(8)))
+    # Of a session that is gone.
+    seqs.put(U32.pack(4), layout.SEQ.pack(5, 6, bytes(8)))
+    seqs.close()
+    out = 0xFFFFFFFE
+    for capacity in (100, 40, 100, 100):
+        before = editions(pins)[-1].map("seqs")
+        maps = PipexMaps.take_over(capacity, pins)
+        assert maps is not None
+        now = editions(pins)[-1].map("seqs")
+        if now.id != before.id:
+            # More than a processor sends until all programs have been replaced.
+            out += 4096
+            assert not any(now.get(U32.pack(4)) or b"")
+        assert now.max_entries == capacity + 256
+        assert maps.sequence(3) == (out & 0xFFFF, 77)
+        assert layout.SEQ.unpack(now.get(U32.pack(6)) or b"")[0] in (0, out - 0xFFFFFFFE)
+        for item in (before, now, maps):
+            item.close()
+    assert out == 0xFFFFFFFE + 2 * 4096
     old.close()
 
 

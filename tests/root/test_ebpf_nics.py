@@ -21,6 +21,7 @@ from npppy.pipex.ebpf.plumbing import NATIVE_MTU, ethtool
 from npppy.port import Port
 from npppy.tun.netlink import Netlink, XdpFeatures
 from tests.root.ebpf_lab import (
+    CORE,
     GATEWAY,
     IP,
     OURS,
@@ -108,8 +109,8 @@ class TestDrivers:
         backend.follow_core(fast)
         flow = lab.add(1, ingress_filter=True, mss_adjust=True, fast=fast)
         assert flow.carried
-        taking = {"npx1"} | ({"acc0"} if kind is native else set()) | ({"core0"} if fast else set())
-        assert devs(lab) == ({"npx1"} if kind is no_gro else taking)
+        taking = {"npx0", "npx1"} | ({"acc0"} if kind is native else set()) | ({"core0"} if fast else set())
+        assert devs(lab) == ({"npx0", "npx1"} if kind is no_gro else taking)
         lab.pump = Subscriber(lab.subscriber, 1, 1500)
         size = await lab.transfer(up=up)
         counters = flow.counters()
@@ -155,17 +156,17 @@ class TestDrivers:
         if not known:
             pytest.skip("this kernel does not tell what drivers can do")
         await lab.open()
-        assert devs(lab) == {"npx1", "acc0"}
+        assert devs(lab) == {"npx0", "npx1", "acc0"}
         with lab.subscriber:
             ethtool("sub0", 0x2C, 0)
-        await until(lambda: devs(lab) == {"npx1"})
+        await until(lambda: devs(lab) == {"npx0", "npx1"})
         assert caplog.messages[-1] == (
             "iface=acc0 pipex: takes no frames from XDP, but may with 'ethtool -K PEER gro on' at the other end: they "
             "leave by its queue, which is slower"
         )
         with lab.subscriber:
             gro("sub0")
-        await until(lambda: devs(lab) == {"npx1", "acc0"})
+        await until(lambda: devs(lab) == {"npx0", "npx1", "acc0"})
         assert caplog.messages[-1] == "iface=acc0 pipex: takes frames from XDP now"
 
     async def test_jumbo(self, lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
@@ -181,8 +182,9 @@ class TestDrivers:
         assert "iface=tun0 pipex on npx0, XDP native on npx1" in caplog.messages
         npx.set_mtu(8000)
         assert caplog.messages[-1] == (
-            "iface=tun0 pipex on npx0, XDP generic on npx1, which is slower: the MTU of 8000 is more than 3488"
+            "iface=tun0 pipex on npx0, XDP generic on npx1, which is slower: the MTU of 8000 is more than 3474"
         )
+        await until(lambda: "mtu 8000" in sh("ip route"))
         flow = lab.add(1, mtu=8000, mru=8000)
         lab.pump = Subscriber(lab.subscriber, 1, 8000)
         code, text = await lab.subscriber.run(f"ping -c 2 -i 0.01 -W 5 -s 7972 -M do {GATEWAY}")
@@ -243,7 +245,7 @@ class TestLinks:
             backend.attach_access("acc0", lab.ifindex)
         assert xdp("acc0") == "somebodys"
         assert not lab.add(1).carried
-        assert devs(lab) == {"npx1"}
+        assert devs(lab) == {"npx0", "npx1"}
         sh("ip link set acc0 xdp off")
         backend.attach_access("acc0", lab.ifindex)
         assert xdp("acc0") == "pipex_access"
@@ -259,7 +261,7 @@ class TestLinks:
         backend.detach_access("acc0")
         assert xdp("other") == ""
         assert ethtool("other", 0x25, 0) != flags
-        assert devs(lab) == {"npx1"}
+        assert devs(lab) == {"npx0", "npx1"}
 
     async def test_gone(self, lab: Lab) -> None:
         backend = await lab.open()
@@ -306,9 +308,9 @@ class TestVlans:
         wire.close()
         here.close()
         for name in ("acc0", "acc0.5.7", "acc0.7"):
-            assert (xdp("acc0"), devs(lab)) == ("pipex_access", {"npx1", "acc0"})
+            assert (xdp("acc0"), devs(lab)) == ("pipex_access", {"npx0", "npx1", "acc0"})
             backend.detach_access(name)
-        assert (xdp("acc0"), devs(lab)) == ("", {"npx1"})
+        assert (xdp("acc0"), devs(lab)) == ("", {"npx0", "npx1"})
 
 
 class TestCore:
@@ -380,7 +382,7 @@ class TestCore:
         assert xdp("core0") == "pipex_nic"
         backend.follow_core(False)
         assert (xdp("core0"), maps.nics.get(index)) == ("", None)
-        assert devs(lab) == {"npx1", "acc0"}
+        assert devs(lab) == {"npx0", "npx1", "acc0"}
 
     async def test_gets_subscribers(self, lab: Lab) -> None:
         """Then it is an access interface, and a core one again when they have gone."""
@@ -406,3 +408,123 @@ class TestCore:
         assert f"core0 has an XDP program that is not ours: 'somebodys', id {program.id}" in caplog.messages[-1]
         assert xdp("core0") == "somebodys"
         program.close()
+
+
+class TestL2tp:
+    """It may come by any interface that has an address."""
+
+    async def test_follows(self, lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+        """Whatever the driver can; and as core interfaces only those that may be that."""
+        caplog.set_level(logging.INFO)
+        backend = await lab.open()
+        sh("ip link add br0 type bridge")
+        sh("ip link set br0 up")
+        sh("ip address add 203.0.113.1/24 dev br0")
+        sh("ip address add 192.0.2.1/24 dev acc0")
+
+        def roles() -> dict[str, tuple[str, str]]:
+            return {each.name: (each.role, each.mode) for each in backend.state().interfaces if each.role != "shared"}
+
+        backend.follow_core(False, True)
+        names = ("core0", "br0", "acc0", "npx0", "npx1")
+        programs = ["pipex_nic", "pipex_nic", "pipex_access", "", "pipex_core"]
+        assert [xdp(name) for name in names] == programs
+        assert roles() == {
+            "acc0": ("access, l2tp", "native"),
+            "br0": ("l2tp", "generic"),
+            "core0": ("l2tp", "native"),
+        }
+        # No frame leaves that fast, but goes as all do.
+        index = U32.pack(socket.if_nametoindex("core0"))
+        assert backend.maps.nics.get(index) is None
+        assert devs(lab) == {"npx0", "npx1", "acc0", "core0"}
+        for _ in range(2):
+            caplog.clear()
+            backend.follow_core(True, True)
+            assert roles()["core0"] == ("core, l2tp", "native")
+            assert backend.maps.nics.get(index) == NIC.pack(CORE, 0)
+            assert roles()["br0"] == ("l2tp", "generic")
+            assert [xdp(name) for name in names] == programs
+        assert caplog.messages == []
+        # The subscribers go, and come again.
+        backend.detach_access("acc0")
+        assert xdp("acc0") == "pipex_nic"
+        backend.attach_access("acc0", lab.ifindex)
+        assert xdp("acc0") == "pipex_access"
+        backend.follow_core(True, False)
+        assert [xdp(name) for name in names] == ["pipex_nic", "", "pipex_access", "", "pipex_core"]
+        assert roles() == {"acc0": ("access", "native"), "core0": ("core", "native")}
+        backend.follow_core(False, True)
+        assert (roles()["core0"], backend.maps.nics.get(index)) == (("l2tp", "native"), None)
+        sh("ip link set core0 down")
+        backend.follow_core(False, True)
+        assert xdp("core0") == ""
+        backend.follow_core(False, False)
+        # What is refused in one use and has a program in another is refused once.
+        backend.follow_core(True, True)
+        caplog.clear()
+        backend.follow_core(True, True)
+        assert (xdp("br0"), caplog.messages) == ("pipex_nic", [])
+        backend.follow_core(False, False)
+        assert devs(lab) == {"npx0", "npx1", "acc0"}
+
+    async def test_generic_is_no_core(self, lab: Lab) -> None:
+        """Also if the program is there already."""
+        backend = await lab.open()
+        sh("ip link add br0 type bridge")
+        sh("ip link set br0 up")
+        sh("ip address add 203.0.113.1/24 dev br0")
+        backend.follow_core(False, True)
+        with pytest.raises(BpfError, match="cannot attach program pipex_nic to br0: Operation not supported"):
+            backend.attach_core("br0", socket.if_nametoindex("br0"), CORE)
+        assert xdp("br0") == "pipex_nic"
+        assert backend.maps.nics.get(U32.pack(socket.if_nametoindex("br0"))) is None
+
+    async def test_foreign_program(self, lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+        """It stays, and that is said once; with the next news of the interface it may have gone."""
+        caplog.set_level(logging.INFO)
+        program = foreign_program()
+        attach_foreign("core0", program)
+        backend = await lab.open()
+        for _ in range(2):
+            backend.follow_core(False, True)
+        why = f"core0 has an XDP program that is not ours: 'somebodys', id {program.id}"
+        assert [why in text for text in caplog.messages].count(True) == 1
+        assert xdp("core0") == "somebodys"
+        (core,) = [each for each in backend.state().interfaces if each.name == "core0"]
+        assert (core.role, core.mode) == ("l2tp", "")
+        assert why in core.note
+        sh("ip link set core0 xdp off")
+        backend.follow_core(False, True)
+        assert xdp("core0") == "pipex_nic"
+        program.close()
+
+    async def test_vlan(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The device below has the program, whether it has an address or not; and keeps tags in frames."""
+        backend = await lab.open()
+        sh("ip link add wire0 type veth peer name wire1")
+        sh("ip link add vlan0 type veth peer name vlan1")
+        for name in ("wire0", "vlan0"):
+            sh(f"ip link set {name} up")
+        sh("ip address add 203.0.113.1/24 dev vlan0")
+        below = nics.Place("wire0", socket.if_nametoindex("wire0"), ((0x8100, 7),))
+        find = nics.find_place
+        monkeypatch.setattr(
+            nics, "find_place", lambda netlink, name, index: below if name == "vlan0" else find(netlink, name, index)
+        )
+        flags = ethtool("wire0", 0x25, 0)
+        backend.follow_core(False, True)
+        assert (xdp("vlan0"), xdp("wire0")) == ("", "pipex_nic")
+        (found,) = [each for each in backend.state().interfaces if each.name == "vlan0"]
+        assert (found.role, found.mode, found.note) == ("l2tp", "native", "on wire0, VLAN 7")
+        assert ethtool("wire0", 0x25, 0) == flags & ~(1 << 8)
+        # A core interface too: what is noted of one thing does not go with the other.
+        index = U32.pack(below.ifindex)
+        backend.attach_core("wire0", below.ifindex, CORE)
+        assert backend.maps.nics.get(index) == NIC.pack(CORE, 1)
+        backend.detach_core("wire0")
+        assert backend.maps.nics.get(index) == NIC.pack(bytes(6), 1)
+        sh("ip link set vlan0 down")
+        backend.follow_core(False, True)
+        assert (xdp("wire0"), backend.maps.nics.get(index)) == ("", None)
+        assert ethtool("wire0", 0x25, 0) == flags

@@ -118,7 +118,7 @@ class End:
     def ending(self) -> None:
         pass
 
-    def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
+    def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         """Of no interest to PPPoE."""
 
     def receive(self, frame: bytes) -> None:

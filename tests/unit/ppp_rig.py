@@ -31,7 +31,7 @@ from npppy.pool import AddressSpace, Pool
 from npppy.ppp import options, proto
 from npppy.ppp.cause import Cause
 from npppy.ppp.engine import Engine, Site, name_server_options
-from npppy.ppp.link import Caller, Link
+from npppy.ppp.link import Caller, Link, Proxy
 from npppy.ppp.session import Session
 from npppy.wheel import Wheel
 
@@ -134,7 +134,7 @@ class Line:
     def ending(self) -> None:
         pass
 
-    def lcp_opened(self, *, accm: int, pfc: bool, acfc: bool) -> None:
+    def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         pass
 
     # The peer
@@ -256,9 +256,11 @@ class Rig:
         )
         self.engine.configure(self.config, {"tun0": self.site}, self.now)
 
-    def line(self, max_mru: int = 1492, unwanted: frozenset[int] = UNWANTED) -> Line:
+    def line(
+        self, max_mru: int = 1492, unwanted: frozenset[int] = UNWANTED, proxy: Proxy | None = None
+    ) -> Line:
         caller = Caller(text="02:00:00:00:00:01", mac=b"\x02\0\0\0\0\x01")
-        return Line(self, Link(tunnel=self.tunnel, caller=caller, max_mru=max_mru, unwanted=unwanted))
+        return Line(self, Link(tunnel=self.tunnel, caller=caller, max_mru=max_mru, unwanted=unwanted, proxy=proxy))
 
     def up(self, user: str = "alice") -> Line:
         line = self.line()

@@ -1,19 +1,25 @@
-"""npppysim against the concentrator, on a virtual Ethernet and a virtual clock."""
+"""npppysim against the concentrator, by Ethernet or by L2TP, on a virtual clock."""
 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
 
-from npppy.config.model import AddressRange, AuthMethod, Mppe, PppoeOptions, Protocol, Tunnel
+from npppy.config.model import AddressRange, AuthMethod, L2tpOptions, Mppe, PppoeOptions, Protocol, Tunnel
+from npppy.l2tp import engine as l2tp
+from npppy.l2tp.service import Endpoint
+from npppy.l2tp.tunnel import CYCLE
 from npppy.pipex.base import Counters, FlowSpec
 from npppy.pipex.ip import checksum
 from npppy.port import Port
 from npppy.pppoe.codec import AccessLine
 from npppy.pppoe.engine import Engine
-from npppy.sim.load import Line, Load, Plan, Stage
+from npppy.sim.l2tp import Lac, LacCall
+from npppy.sim.l2tp import Wishes as LacWishes
+from npppy.sim.load import Dial, Ending, Line, Load, Plan, Stage
 from npppy.sim.pppoe import Host, Segment, Wishes
 from npppy.sim.report import Report
 from npppy.sim.subscriber import Credentials, Subscriber
@@ -90,8 +96,8 @@ class MirrorFlow:
         return self.counters()
 
 
-class World:
-    """A load of subscribers, the segment they are on, and the concentrator at its other end."""
+class Bed(ABC):
+    """A load of subscribers, and the concentrator's PPP; how they reach it is a carrier's matter."""
 
     def __init__(
         self,
@@ -99,49 +105,29 @@ class World:
         *,
         seed: int = 1,
         quality: Quality | None = None,
-        wishes: dict[str, Any] | None = None,
-        options: dict[str, Any] | None = None,
         rig: dict[str, Any] | None = None,
         user: str = "alice",
         password: bytes | None = None,
         pings: int = 0,
-        one_mac: bool = False,
     ) -> None:
-        """*wishes* and *options* are those of the subscribers, *rig* of the concentrator."""
-        carrier = PppoeOptions(interfaces=("eth1",), **(rig or {}).pop("carrier", {}))
-        methods = tuple(AuthMethod)
-        settings = {"authentication_methods": methods, "ipcp": LARGE_POOL, "carrier": carrier} | KEEPALIVE
+        """*rig* is for the concentrator."""
+        settings = {"authentication_methods": tuple(AuthMethod), "ipcp": LARGE_POOL} | KEEPALIVE
         self.rig = Rig(**(settings | (rig or {})))
         self.mirror = Mirror()
         self.rig.site.backend = self.mirror
         self.journal = FakeJournal()
-        rng = random.Random(f"world {seed}").randbytes
-        self.rig.engine.random = rng
+        self.rng = random.Random(f"world {seed}").randbytes
+        self.rig.engine.random = self.rng
         self.channel = Channel(self.rig, seed, quality or Quality(), self._after)
         self.run = self.channel.run
-        #: Everything that was put on the wire, by the subscribers and by the concentrator.
-        self.up_frames: list[bytes] = []
-        self.down_frames: list[bytes] = []
-        self.ac = Engine((self.rig.tunnel,), self.rig.engine.open, rng, self.rig.wheel, self.journal)
-        self.port = self.ac.port_up(PORT, AC, 1508, self._down, self.rig.now)
-        self.segment = Segment(Wishes(tunnel=tunnel(**(options or {})), **(wishes or {})), self._up, self.rig.wheel)
         self.report = Report(plan.sessions)
         self.events: list[tuple[str, int]] = []
         self.lines: dict[int, Line] = {}
-        self.one_mac = one_mac
         self.pings = pings
         credentials = Credentials(user.encode(), USERS.get(user, b"") if password is None else password)
         self.load = Load(
-            plan, lambda number: credentials, self, self.report, self.rig.wheel, rng, self._event
+            plan, lambda number: credentials, self, self.report, self.rig.wheel, self.rng, self._event
         )
-
-    def _up(self, frame: bytes) -> None:
-        self.up_frames.append(frame)
-        self.channel.carry(lambda: self.ac.receive(PORT, frame, self.rig.now))
-
-    def _down(self, frame: bytes) -> None:
-        self.down_frames.append(frame)
-        self.channel.carry(lambda: self.segment.receive(frame, self.rig.now))
 
     def _after(self) -> float | None:
         return self.load.poll(self.rig.now)
@@ -152,10 +138,8 @@ class World:
 
     # Makers
 
-    def dial(self, line: Line) -> Host:
-        mac = (0x024E50000000 + (0 if self.one_mac else line.number)).to_bytes(6, "big")
-        access_line = AccessLine(b"circuit %d" % line.number, b"remote %d" % line.number)
-        return self.segment.host(mac, line.number.to_bytes(4, "big"), access_line, line)
+    @abstractmethod
+    def dial(self, line: Line) -> Dial: ...
 
     def traffic(self, subscriber: Subscriber) -> Traffic:
         if not self.pings:
@@ -174,10 +158,127 @@ class World:
     def nothing_left(self) -> None:
         assert self.done
         assert not self.load.lines
+        assert not self.journal.records
+        assert not self.mirror.flows
+        self.rig.nothing_left()
+
+
+class World(Bed):
+    """A PPPoE segment, and the concentrator at its other end."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        wishes: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        rig: dict[str, Any] | None = None,
+        one_mac: bool = False,
+        **rest: Any,
+    ) -> None:
+        """*wishes* and *options* are those of the subscribers."""
+        rig = dict(rig or {})
+        rig["carrier"] = PppoeOptions(interfaces=("eth1",), **rig.pop("carrier", {}))
+        super().__init__(plan, rig=rig, **rest)
+        #: Everything that was put on the wire, by the subscribers and by the concentrator.
+        self.up_frames: list[bytes] = []
+        self.down_frames: list[bytes] = []
+        self.ac = Engine((self.rig.tunnel,), self.rig.engine.open, self.rng, self.rig.wheel, self.journal)
+        self.port = self.ac.port_up(PORT, AC, 1508, self._down, self.rig.now)
+        self.segment = Segment(Wishes(tunnel=tunnel(**(options or {})), **(wishes or {})), self._up, self.rig.wheel)
+        self.one_mac = one_mac
+
+    def _up(self, frame: bytes) -> None:
+        self.up_frames.append(frame)
+        self.channel.carry(lambda: self.ac.receive(PORT, frame, self.rig.now))
+
+    def _down(self, frame: bytes) -> None:
+        self.down_frames.append(frame)
+        self.channel.carry(lambda: self.segment.receive(frame, self.rig.now))
+
+    def dial(self, line: Line) -> Host:
+        mac = (0x024E50000000 + (0 if self.one_mac else line.number)).to_bytes(6, "big")
+        access_line = AccessLine(b"circuit %d" % line.number, b"remote %d" % line.number)
+        return self.segment.host(mac, line.number.to_bytes(4, "big"), access_line, line)
+
+    def nothing_left(self) -> None:
+        super().nothing_left()
         assert not self.segment.hosts
         assert not self.segment.sessions
         assert not self.port.calls
         assert not self.port.requests
-        assert not self.journal.records
-        assert not self.mirror.flows
-        self.rig.nothing_left()
+
+
+LNS, LAC = bytes((192, 0, 2, 1)), bytes((198, 51, 100, 7))
+
+
+class L2tpWorld(Bed):
+    """A LAC, and the LNS."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        tunnels: int = 1,
+        ports: int = 1,
+        wishes: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        lac: dict[str, Any] | None = None,
+        rig: dict[str, Any] | None = None,
+        **rest: Any,
+    ) -> None:
+        """*wishes* and *options* are those of the subscribers, *lac* the L2TP options of the LAC."""
+        rig = {"protocol": Protocol.L2TP, "mru": 1360, **(rig or {})}
+        rig["carrier"] = L2tpOptions(**({"half_open_peer_limit": 1024} | rig.pop("carrier", {})))
+        super().__init__(plan, rig=rig, **rest)
+        #: Everything that was sent, by the LAC and by the LNS, with the port of the LAC.
+        self.up_datagrams: list[tuple[int, bytes]] = []
+        self.down_datagrams: list[tuple[int, bytes]] = []
+        self.lns = l2tp.Engine(
+            (self.rig.tunnel,), self.rig.engine.open, self.rng, self.rig.wheel, self.journal, "lns.example"
+        )
+        settings = {"protocol": Protocol.L2TP, "carrier": L2tpOptions(**(lac or {})), "mru": 1360}
+        chosen = LacWishes(tunnel=tunnel(**(settings | (options or {}))), **(wishes or {}))
+        ways = [(Endpoint(LAC, 50000 + number, LNS, 1701), self._up) for number in range(ports)]
+        self.lac = Lac(chosen, ways, tunnels, self.rng, self.rig.wheel, "lac.example")
+        #: Whether the LAC has taken leave.
+        self.left = False
+
+    def _up(self, endpoint: Endpoint, datagram: bytes) -> None:
+        self.up_datagrams.append((endpoint.local_port, datagram))
+        there = Endpoint(LNS, 1701, LAC, endpoint.local_port)
+
+        def deliver() -> None:
+            (service,) = self.lns.services.values()
+            self.lns.receive(service, there, datagram, self._down, self.rig.now)
+            self.lns.flush(self.rig.now)
+
+        self.channel.carry(deliver)
+
+    def _down(self, endpoint: Endpoint, datagram: bytes) -> None:
+        self.down_datagrams.append((endpoint.peer_port, datagram))
+        there = Endpoint(LAC, endpoint.peer_port, LNS, 1701)
+
+        def deliver() -> None:
+            self.lac.receive(self.lac.service, there, datagram, self._up, self.rig.now)
+            self.lac.flush(self.rig.now)
+
+        self.channel.carry(deliver)
+
+    def _after(self) -> float | None:
+        due = super()._after()
+        if self.done and not self.left and self.load.how is not Ending.NONE:
+            self.left = True
+            self.lac.shut(self.rig.now)
+        return due
+
+    def dial(self, line: Line) -> LacCall:
+        return self.lac.call(f"line {line.number}", f"0800-{line.number}", line)
+
+    def nothing_left(self) -> None:
+        # A tunnel that has ended acknowledges for a while.
+        self.run(CYCLE + 1)
+        super().nothing_left()
+        assert not self.lns.tunnels
+        assert not self.lac.tunnels
+        assert not self.lac._held

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from npppy.l2tp.frame import ethernet
+from npppy.l2tp.service import Endpoint
 from npppy.pipex import capture as module
 from npppy.pipex.capture import Capture, CaptureError, Captures
 from npppy.pipex.user import UserBackend
@@ -435,3 +437,18 @@ def test_frames_cost_one_look_while_nobody_captures() -> None:
     finally:
         world.port.__class__.tapped = kept  # type: ignore[method-assign]
     assert world.session.phase is Phase.DEAD
+
+
+@pytest.mark.parametrize(("octets", "made_up"), [(4, (22, 24, 41)), (16, (21, 61))])
+def test_l2tp_on_the_wire_is_what_the_carrier_shows(octets: int, made_up: tuple[int, ...]) -> None:
+    """Outside of the message the carrier has to make much up: time to live, checksums."""
+    at = Endpoint(bytes(octets), 1701, b"\1" * octets, 4000)
+    shown = ethernet(at, IN, b"\x40\2\0\x12" + bytes(4) + b"\xff\3\xc0\x21\x09\1\0\4")
+    wire = bytearray(shown)
+    wire[:12] = HOST + AC
+    for place in made_up:
+        wire[place] ^= 0x55
+    wire[12:12] = b"\x81\0\0\7"
+    assert module._known_by(bytes(wire) + bytes(9)) == module._known_by(shown)
+    wire[-1] ^= 1
+    assert module._known_by(bytes(wire)) != module._known_by(shown)

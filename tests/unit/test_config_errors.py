@@ -142,6 +142,37 @@ def test_options(conf: ConfigFile, options: str, expected: str) -> None:
          '2:11: expected an IPv4 or IPv6 address, found "example.net"'),
         ("tunnel A protocol l2tp {\nlisten on :: port 65536\n}",
          '2:19: expected a number from 0 to 65535, found "65536"'),
+        ("tunnel A protocol l2tp {\nl2tp-data-reorder 65\n}", '2:19: expected a number from 0 to 64, found "65"'),
+        ("tunnel A protocol l2tp {\nl2tp-half-open-limit 0\n}", '2:22: expected a number from 1 to 65535, found "0"'),
+        ("tunnel A protocol l2tp {\nl2tp-half-open-peer-limit 65536\n}",
+         '2:27: expected a number from 1 to 65535, found "65536"'),
+        ("tunnel A protocol l2tp {\nl2tp-session-limit 65536\n}",
+         '2:20: expected a number from 0 to 65535, found "65536"'),
+        ("tunnel A protocol l2tp {\nl2tp-sccrq-limit many\n}",
+         '2:18: expected a number from 0 to 1000000, found "many"'),
+        ("tunnel A protocol l2tp {\nl2tp-peer-rebind yes\n}",
+         '2:18: expected "no", "port" or "address", found "yes"'),
+        ("tunnel A protocol l2tp {\nl2tp-udp-checksum 1\n}", '2:19: expected "yes" or "no", found "1"'),
+        ("tunnel A protocol l2tp {\nl2tp-secret\n}", "2:12: expected a secret, found the end of the line"),
+        ('tunnel A protocol l2tp {\nl2tp-secret ""\n}', "2:13: expected a secret, found an empty string"),
+        ("tunnel A protocol l2tp {\nl2tp-secret x form 10.0.0.1\n}",
+         "2:15: expected the end of the line, found more text"),
+        ("tunnel A protocol l2tp {\nl2tp-secret x from\n}",
+         "2:19: expected an address or a network (10.0.0.0/24), found the end of the line"),
+        *((f"tunnel A protocol l2tp {{\nl2tp-secret x from {text}\n}}",
+           "2:20: expected an address or a network (10.0.0.0/24), found more text")
+          for text in ("lac.example", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "::/129", "::/-1", "::/", "fe80::1%eth0")),
+        ("tunnel A protocol l2tp {\nl2tp-secret x from 2001:db8::1/64\n}",
+         "2:20: this is not the address of a network: it has bits beyond the length of its prefix"),
+        ("tunnel A protocol pppoe {\nl2tp-secret x\n}", "2:1: expected an option of a pppoe tunnel, "
+         'found "l2tp-secret", which belongs in an l2tp tunnel'),
+        ("tunnel A protocol l2tp\ntunnel B protocol l2tp {\n}\ntunnel C protocol l2tp {\nlisten on ::\n}",
+         '2:8: tunnel "A" listens on 0.0.0.0 port 1701 already, at npppd.conf:1:8'),
+        ("tunnel A protocol l2tp {\nlisten on ::1\nlisten on 10.0.0.1\n}\n"
+         "tunnel B protocol l2tp {\nlisten on 10.0.0.1 port 1702\nlisten on 10.0.0.1 port 0\nlisten on ::1\n}", [
+            '7:11: tunnel "A" listens on 10.0.0.1 port 1701 already, at npppd.conf:3:11',
+            '8:11: tunnel "A" listens on ::1 port 1701 already, at npppd.conf:2:11',
+        ]),
         ("tunnel A protocol pptp {\nlisten on ::1\n}", "2:11: expected an IPv4 address for a pptp tunnel, found ::1"),
         ("set", '1:4: expected "max-session", "user-max-session" or "duplicate-session", found the end of the line'),
         ("set max-session many", '1:17: expected a number from 0 to 10000000, found "many"'),
@@ -236,7 +267,7 @@ def test_address_of_an_interface(conf: ConfigFile, address: str) -> None:
             '6:1: expected a statement, found "bogus"; valid are "set", "tunnel", "radius", "authentication", "ipcp", '
             '"interface", "bind" or "include"',
         ]),
-        ("tunnel A protocol l2tp {\nmru 1400\ntunnel B protocol l2tp\nset max-session 5\n",
+        ("tunnel A protocol l2tp {\nmru 1400\ntunnel B protocol pptp\nset max-session 5\n",
          ['1:24: the "{" is not closed before "tunnel" in line 3']),
         ("authentication R type radius {\nauthentication-server {\naddress 10.0.0.1 secret x\naccounting-server {\n"
          "address 10.0.0.1 secret x\n}\n}\n", ['2:23: the "{" is not closed before "accounting-server" in line 4']),
@@ -381,7 +412,7 @@ def test_mppe_required(conf: ConfigFile) -> None:
     (error,) = conf.tunnel_errors("mppe required")
     assert error.startswith("npppd.conf:10:1: mppe required cannot be met")
     # Where nothing is served, nothing goes in the clear.
-    assert len(conf.warnings("tunnel A protocol l2tp {\nmppe required\n}\n")) == 1
+    assert len(conf.warnings("tunnel A protocol pptp {\nmppe required\n}\n")) == 1
 
 
 # Files
@@ -418,6 +449,11 @@ def test_warnings_come_with_errors(conf: ConfigFile) -> None:
         'authentication R type radius {\nauthentication-server {\naddress 10.0.0.1 secret "hunter2"\n} hunter2\n}',
         'authentication R type radius {\nauthentication-server {\nadress 10.0.0.1 secret "hunter2"\n}\n}',
         'radius dae client 10.0.0.1 secret "hunter2\x01"',
+        "tunnel A protocol l2tp {\nl2tp-secret hunter2 hunter2\n}",
+        "tunnel A protocol l2tp {\nl2tp-secret x from hunter2\n}",
+        'tunnel A protocol l2tp {\nl2tp-secret "hunter2\n}',
+        "tunnel A protocol l2tp {\nl2tp-secert hunter2\n}",
+        "tunnel A protocol l2tp {\nl2tp-secret from 10.0.0.1 hunter2\n}",
     ],
 )
 def test_secrets_are_not_shown(conf: ConfigFile, text: str) -> None:

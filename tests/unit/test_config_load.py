@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from npppy.config.model import (
     Protocol,
     RadiusServer,
     RadiusServers,
+    Rebind,
     Where,
 )
 
@@ -70,7 +72,7 @@ def test_every_keyword_is_in_the_model(conf: ConfigFile) -> None:
 
     l2tp, pptp, pppoe = config.tunnels
     assert [tunnel.name for tunnel in config.tunnels] == ["l2tp", "pptp", "pppoe"]
-    assert (l2tp.protocol, l2tp.mru, l2tp.lcp_keepalive, l2tp.mppe) == (Protocol.L2TP, 1360, False, Mppe.REQUIRED)
+    assert (l2tp.protocol, l2tp.mru, l2tp.lcp_keepalive, l2tp.mppe) == (Protocol.L2TP, 1360, False, Mppe.YES)
     assert l2tp.ccp.timeout == 4
     assert l2tp.carrier == L2tpOptions(
         listen=((ip("0.0.0.0"), 1701), (IPv6Address("::"), 1701)),
@@ -375,7 +377,7 @@ def test_include(conf: ConfigFile) -> None:
 
 def test_include_of_a_pattern_in_the_order_of_names(conf: ConfigFile) -> None:
     for name in ("20-b", "10-z", "30-a"):
-        conf.write(f"conf.d/{name}.conf", f"tunnel {name} protocol l2tp\n")
+        conf.write(f"conf.d/{name}.conf", f"tunnel {name} protocol pptp\n")
     conf.write("conf.d/README", "not for us")
     config = conf.load('include "conf.d/*.conf"\ninclude "none.d/*.conf"\n')
     assert [tunnel.name for tunnel in config.tunnels] == ["10-z", "20-b", "30-a"]
@@ -389,7 +391,7 @@ def test_include_from_an_included_file(conf: ConfigFile) -> None:
 
 def test_include_twice_is_no_loop(conf: ConfigFile) -> None:
     conf.write("ppp.inc", "lcp-timeout 7\n")
-    text = "".join(f"tunnel {name} protocol l2tp {{\ninclude ppp.inc\n}}\n" for name in "AB")
+    text = "".join(f"tunnel {name} protocol pptp {{\ninclude ppp.inc\n}}\n" for name in "AB")
     assert [tunnel.lcp.timeout for tunnel in conf.load(text).tunnels] == [7, 7]
 
 
@@ -420,3 +422,93 @@ def test_include_depth(conf: ConfigFile) -> None:
     for number in range(20):
         conf.write(str(number), f"include {number + 1}\n")
     assert conf.errors("include 0\n") == ["14:1:9: files include each other more than 16 deep"]
+
+
+# L2TP, beyond what npppd has.
+
+
+def l2tp(conf: ConfigFile, options: str) -> L2tpOptions:
+    config = conf.load(BASE + f"tunnel ACCESS protocol l2tp {{\n{options}\n}}\n" + BIND)
+    assert conf.short(config.warnings) == []
+    carrier = config.tunnels[0].carrier
+    assert isinstance(carrier, L2tpOptions)
+    return carrier
+
+
+def test_l2tp_defaults(conf: ConfigFile) -> None:
+    assert l2tp(conf, "") == L2tpOptions(listen=((ip("0.0.0.0"), 1701),))
+
+
+def test_l2tp_options(conf: ConfigFile) -> None:
+    options = l2tp(
+        conf,
+        """
+        l2tp-data-reorder 64
+        l2tp-udp-checksum yes
+        l2tp-secret "a b"
+        l2tp-hidden-avps yes
+        l2tp-session-limit 9
+        l2tp-half-open-limit 65535
+        l2tp-half-open-peer-limit 1
+        l2tp-sccrq-limit 100
+        l2tp-peer-rebind address
+        l2tp-hello-interval 0
+        l2tp-hello-timeout 0
+        """,
+    )
+    assert options == L2tpOptions(
+        listen=((ip("0.0.0.0"), 1701),),
+        data_reorder=64,
+        udp_checksum=True,
+        secrets=((None, "a b"),),
+        hidden_avps=True,
+        session_limit=9,
+        half_open_limit=65535,
+        half_open_peer_limit=1,
+        sccrq_limit=100,
+        peer_rebind=Rebind.ADDRESS,
+    )
+
+
+def test_tunnels_may_share_an_address_but_no_port(conf: ConfigFile) -> None:
+    text = "tunnel A protocol l2tp {\nlisten on 10.0.0.1\nlisten on ::\n}\n"
+    text += "tunnel B protocol l2tp {\nlisten on 10.0.0.1 port 1702\nlisten on 0.0.0.0\n}\n"
+    assert len(conf.load(text).tunnels) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "secret"),
+    [
+        ("10.1.2.3", "host"),
+        ("10.1.2.4", "net"),
+        ("10.2.0.1", "any"),
+        ("2001:db8::1", "six"),
+        ("2001:db9::1", "any"),
+        ("::ffff:10.1.2.3", "any"),
+    ],
+)
+def test_the_secret_of_the_longest_prefix(conf: ConfigFile, host: str, secret: str) -> None:
+    options = l2tp(
+        conf,
+        "l2tp-secret net from 10.1.0.0/16\nl2tp-secret any\nl2tp-secret host from 10.1.2.3\n"
+        "l2tp-secret six from 2001:db8::/32",
+    )
+    assert options.secret_for(host) == secret
+    assert "secret" not in repr(options)
+    # Whatever their order.
+    assert replace(options, secrets=options.secrets[::-1]).secret_for(host) == secret
+
+
+def test_a_secret_for_none_but_these(conf: ConfigFile) -> None:
+    options = l2tp(conf, "l2tp-secret x from 10.0.0.0/8\nl2tp-secret any6 from ::/0")
+    assert options.secret_for("11.0.0.1") is None
+    assert options.secret_for("10.255.255.255") == "x"
+    assert options.secret_for("::1") == "any6"
+    assert L2tpOptions().secret_for("10.0.0.1") is None
+
+
+def test_of_two_secrets_for_one_network_the_last_one_counts(conf: ConfigFile) -> None:
+    text = "tunnel A protocol l2tp {\nl2tp-secret a from ::1\nl2tp-secret b from ::1/128\n}\n"
+    carrier = conf.load(text).tunnels[0].carrier
+    assert isinstance(carrier, L2tpOptions)
+    assert carrier.secret_for("::1") == "b"

@@ -37,6 +37,20 @@ OPTIONS = [
 ]
 
 
+def test_the_example_with_l2tp(tmp_path: Path) -> None:
+    text = (CONF / "npppd.conf").read_text()
+    assert text.count('#include "l2tp.conf"') == 1
+    (tmp_path / "npppd.conf").write_text(text.replace("#include", "include"))
+    for name in ("l2tp.conf", "npppd-users"):
+        (tmp_path / name).write_bytes((CONF / name).read_bytes())
+        (tmp_path / name).chmod(0o600)
+    loaded = load(tmp_path / "npppd.conf")
+    assert loaded.warnings == ()
+    carrier = loaded.binds[1].tunnel.carrier
+    assert isinstance(carrier, L2tpOptions)
+    assert [(str(address), port) for address, port in carrier.listen] == [("0.0.0.0", 1701), ("::", 1701)]
+
+
 def test_the_example(tmp_path: Path) -> None:
     config = tmp_path / "npppd.conf"
     text = (CONF / "npppd.conf").read_text()
@@ -123,7 +137,7 @@ def test_ranges_and_defaults_are_in_the_manual(option: Option) -> None:
 
 def test_what_is_not_built_is_in_the_manual() -> None:
     bugs = MANUAL[MANUAL.index(".Sh BUGS") :]
-    words = {"ccp-timeout", "mppe", "mppe-key-length", "mppe-key-state", "eap-capable", "l2tp", "pptp", "pppx"}
+    words = {"ccp-timeout", "mppe", "mppe-key-length", "mppe-key-state", "eap-capable", "pptp", "pppx"}
     for word in words:
         assert word in bugs
     tables = {row.keyword for row in UNBUILT} - {"protocol", "type", "name", "nas-id", "dae"}

@@ -30,9 +30,9 @@ def test_what_is_not_built_yet() -> None:
         "4:8: radius nas-id has no effect: RADIUS is not built yet",
         "5:8: radius dae has no effect: RADIUS is not built yet",
         "6:8: radius dae has no effect: RADIUS is not built yet",
+        "25:2: ccp-timeout has no effect: CCP is not built yet",
         # One for the tunnel, none for its options.
-        "9:8: L2TP is not built yet: this tunnel is not served",
-        "29:8: PPTP is not built yet: this tunnel is not served",
+        "28:8: PPTP is not built yet: this tunnel is not served",
         "64:2: ccp-timeout has no effect: CCP is not built yet",
         "65:2: ccp-max-configure has no effect: CCP is not built yet",
         "66:2: ccp-max-terminate has no effect: CCP is not built yet",
@@ -49,8 +49,8 @@ def test_an_interface_a_session() -> None:
     config = load(DATA / "roadwarrior.conf")
     messages = without_files([str(warning) for warning in config.warnings])
     assert messages[-1].endswith("one a session, as OpenBSD's pppx is, is not built yet")
-    # Tunnels that are not served anyway need no bind to be told so.
-    assert len(messages) == 4
+    # Beside the one tunnel that is not served yet.
+    assert len(messages) == 2
 
 
 @pytest.mark.parametrize("options", ["mppe no", "pipex no", "pipex ebpf", "pipex-forward fast", ""])
@@ -139,6 +139,38 @@ def test_options_given_twice(conf: ConfigFile) -> None:
 )
 def test_values_given_twice(conf: ConfigFile, options: str, expected: str) -> None:
     assert conf.tunnel_warnings(options) == [expected]
+
+
+L2TP = "tunnel ACCESS protocol l2tp {\n%s\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("listen on ::1\nlisten on 10.0.0.1\nlisten on 0:0::1 port 1701", ["11:11: ::1 port 1701 is given twice"]),
+        ("l2tp-hidden-avps yes", [
+            "9:1: l2tp-hidden-avps has no effect: AVPs are hidden by an l2tp-secret, and there is none"
+        ]),
+        ("l2tp-hidden-avps no", []),
+        ("l2tp-hidden-avps yes\nl2tp-secret x", []),
+        ("l2tp-secret one\nl2tp-secret two from 10.0.0.0/8\nl2tp-secret three", [
+            "11:13: l2tp-secret is given again: npppd.conf:9:13 has no effect"
+        ]),
+        ("l2tp-secret one from 10.0.0.1\nl2tp-secret two from 10.0.0.1/32\nl2tp-secret three from 10.0.0.1", [
+            "10:13: l2tp-secret from 10.0.0.1/32 is given again: npppd.conf:9:13 has no effect",
+            "11:13: l2tp-secret from 10.0.0.1/32 is given again: npppd.conf:10:13 has no effect",
+        ]),
+    ],
+)  # fmt: skip
+def test_l2tp(conf: ConfigFile, options: str, expected: list[str]) -> None:
+    warnings = conf.warnings(BASE + L2TP % options + BIND)
+    assert warnings == ["npppd.conf:" + warning for warning in expected]
+
+
+def test_l2tp_secrets_that_everybody_may_read(conf: ConfigFile) -> None:
+    path = conf.write("npppd.conf", BASE + L2TP % "l2tp-secret x" + BIND)
+    path.chmod(0o644)
+    assert conf.short(load(path).warnings) == ["npppd.conf:9:13: the file holds a secret and everybody may read it"]
 
 
 def test_binds_without_effect(conf: ConfigFile) -> None:

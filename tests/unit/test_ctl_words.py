@@ -37,6 +37,17 @@ PLACES = [
     ("pipex ppp-id 1", "police", "p", "off"),
     ("pipex ppp-id 1", "user", "u", ""),
     ("pipex ppp-id 1", "ebpf", "e", ""),
+    ("", "tunnel", "t", "all"),
+    ("tunnel", "brief", "b", ""),
+    ("tunnel", "all", "a", ""),
+    ("tunnel all", "id", "i", "7"),
+    ("tunnel all", "peer", "p", "2001:db8::1"),
+    ("tunnel all", "name", "n", "L2TP"),
+    ("tunnel all", "state", "s", "closing"),
+    ("tunnel all state", "established", "e", ""),
+    ("clear", "tunnel", "t", "all"),
+    ("clear tunnel", "all", "a", ""),
+    ("clear tunnel", "peer", "p", "192.0.2.1"),
 ]
 
 
@@ -84,6 +95,16 @@ def test_clear_and_monitor_take_all_or_filters() -> None:
     assert command.endless
 
 
+def test_tunnels() -> None:
+    for view in ("brief", "all"):
+        assert parse(["tunnel", view])[1] == {"command": "tunnel", "filters": {}}
+    filters = {"id": 7, "peer": "2001:db8::1", "name": "L2TP", "state": "half-open"}
+    words = ["id", "7", "peer", "2001:db8::1", "name", "L2TP", "state", "half-open"]
+    assert parse(["tunnel", "all", *words])[1] == {"command": "tunnel", "filters": filters}
+    assert parse(["clear", "tunnel", *words])[1] == {"command": "clear-tunnel", "filters": filters}
+    assert parse(["clear", "tunnel", "all"])[1] == {"command": "clear-tunnel", "filters": {}}
+
+
 def test_pipex_shows_or_changes() -> None:
     assert parse(["pipex"])[1] == {"command": "pipex"}
     assert parse(["pipex", "ppp-id", "7", "user"])[1] == {"command": "pipex", "ppp_id": 7, "carry": "user"}
@@ -128,7 +149,8 @@ def test_capture() -> None:
 FILTERS = "  ppp-id\n  address\n  interface\n  protocol\n  realm\n  username\n"
 
 
-TOP = "  session\n  clear\n  daemon\n  monitor\n  pipex\n  capture\n"
+TOP = "  session\n  clear\n  daemon\n  monitor\n  pipex\n  capture\n  tunnel\n"
+TUNNEL = "  id\n  peer\n  name\n  state\n"
 RATES = "[ off | <down>[/<up>] ]"
 OPTIONS = "  -c\n  -s\n  -w\n"
 
@@ -158,8 +180,21 @@ OPTIONS = "  -c\n  -s\n  -w\n"
         ("session all username", "missing argument:\nvalid commands/args:\n  <username>\n"),
         ("session all protocol", "missing argument:\nvalid commands/args:\n  [ pppoe | l2tp | pptp ]\n"),
         ("session all protocol ppp", "unknown argument: ppp\nvalid commands/args:\n  [ pppoe | l2tp | pptp ]\n"),
-        ("clear", f"missing argument:\nvalid commands/args:\n  all\n{FILTERS}  state\n"),
-        ("clear a", f"ambiguous argument: a\nvalid commands/args:\n  all\n{FILTERS}  state\n"),
+        ("clear", f"missing argument:\nvalid commands/args:\n  all\n{FILTERS}  state\n  tunnel\n"),
+        ("clear a", f"ambiguous argument: a\nvalid commands/args:\n  all\n{FILTERS}  state\n  tunnel\n"),
+        ("clear realm a tunnel", f"unknown argument: tunnel\nvalid commands/args:\n  <cr>\n{FILTERS}  state\n"),
+        ("clear tunnel", f"missing argument:\nvalid commands/args:\n  all\n{TUNNEL}"),
+        ("clear tunnel 7", f"unknown argument: 7\nvalid commands/args:\n  all\n{TUNNEL}"),
+        ("clear tunnel all id 7", "superfluous argument: id\n"),
+        ("tunnel", "missing argument:\nvalid commands/args:\n  brief\n  all\n"),
+        ("tunnel packets", "unknown argument: packets\nvalid commands/args:\n  brief\n  all\n"),
+        ("tunnel all ppp-id 7", f"unknown argument: ppp-id\nvalid commands/args:\n  <cr>\n{TUNNEL}"),
+        ("tunnel all id", "missing argument:\nvalid commands/args:\n  <tunnel-id>\n"),
+        ("tunnel all id 65536", "unknown argument: 65536\nvalid commands/args:\n  <tunnel-id>\n"),
+        ("tunnel all peer 10.1", "unknown argument: 10.1\nvalid commands/args:\n  <address>\n"),
+        ("tunnel all peer 1::2::3", "unknown argument: 1::2::3\nvalid commands/args:\n  <address>\n"),
+        ("tunnel all name", "missing argument:\nvalid commands/args:\n  <tunnel>\n"),
+        ("tunnel all state up", "unknown argument: up\nvalid commands/args:\n  established\n  half-open\n  closing\n"),
         ("clear all all", "superfluous argument: all\n"),
         ("clear all realm LOCAL", "superfluous argument: realm\n"),
         ("monitor", f"missing argument:\nvalid commands/args:\n  all\n{FILTERS}"),

@@ -30,6 +30,15 @@ def ip6(following: int, data: bytes) -> bytes:
     return frame(b"\x00\x57" + struct.pack(">IHBB", 6 << 28, len(data), following, 64) + addresses + data)
 
 
+def l2tp(header: str, data: bytes = b"", *, version: int = 4) -> bytes:
+    """*header* is in hexadecimal digits."""
+    message = bytes.fromhex(header) + data
+    datagram = struct.pack(">HHHH", 1701, 40001, 8 + len(message), 0) + message
+    if version == 4:
+        return bytes(12) + b"\x08\x00" + ip("192.0.2.1", "192.0.2.2", datagram)
+    return bytes(12) + b"\x86\xdd" + ip6(17, datagram)[22:]
+
+
 LCP, PAP, CHAP, IPCP = 0xC021, 0xC023, 0xC223, 0x8021
 FLOW = "10.0.0.2", "9.9.9.9"
 ENDS = "10.0.0.2 > 9.9.9.9"
@@ -91,7 +100,23 @@ FRAMES = [
     (frame(b"\x80\xef\1\1\0\4"), "0x80ef", ""),
     (discovery_frame(HOST, AC, Code.PADT, SID, b""), "PADT", "session 4660"),
     (discovery_frame(HOST, AC, 0x42, SID, b""), "0x42", "session 4660"),
-    (HOST + AC + b"\x08\0" + bytes(40), "0x0800", ""),
+    (HOST + AC + b"\x08\6" + bytes(40), "0x0806", ""),
+    (l2tp("0002 0001 0002", b"\xff\3\xc0\x21\x09\7\0\x08abcd"), "LCP", "EchoReq id=7 magic=0x61626364"),
+    (l2tp("0002 0001 0002", b"\x21" + udp(*FLOW)), "IP", f"{PORTS} UDP, 0 octets"),
+    (
+        l2tp("4802 002f 0001 0002 fffe 0000", b"\xff\3" + IP + udp(*FLOW, b"abc") + bytes(9)),
+        "IP",
+        f"{PORTS} UDP, 3 octets ns=65534",
+    ),
+    (
+        l2tp("4a02 0034 0001 0002 0007 0000 0003 000000", b"\xff\3" + IP + udp(*FLOW, b"abc"), version=6),
+        "IP",
+        f"{PORTS} UDP, 3 octets ns=7",
+    ),
+    (l2tp("c802 0014 0001 0002 0003 0004 8008 0000 0000 000e"), "L2TP", "tunnel 1 session 2 ns=3 nr=4"),
+    (l2tp("0003 0001 0002"), "UDP", "6 octets"),
+    (bytes(12) + b"\x08\x00" + ip(*FLOW, bytes(8), protocol=50), "IP", "protocol 50"),
+    (bytes(12) + b"\x08\x00" + ip(*FLOW, bytes(8), flags=0x2002), "IP", "protocol 17, fragment at 16"),
 ]
 
 
@@ -136,6 +161,11 @@ def test_no_password() -> None:
         (frame(IP + udp(*FLOW, bytes(1000)))[:60], 1050, ("IP", f"{PORTS} UDP, 1000 octets")),
         (frame(IP + udp(*FLOW, bytes(1000)))[:44], 1050, ("IP", "truncated")),
         (frame(IP + b"\x41" + bytes(40)), 64, ("IP", "malformed")),
+        (l2tp("0002 0001 0002", b"\xff\3\xc0\x21\1\7\0\x08")[:-2], 58, ("LCP", "truncated")),
+        (l2tp("0002 0001 0002", b"\xff\3\xc0\x21\1\7\0\x08"), 56, ("LCP", "malformed")),
+        (l2tp("4002 0004 0001 0002", b"\xff\3\xc0\x21"), 54, ("?", "malformed")),
+        (l2tp("0202 0001 0002 0009"), 50, ("?", "malformed")),
+        (l2tp("0002 0001"), 46, ("?", "malformed")),
     ],
 )
 def test_what_is_broken_or_cut(data: bytes, length: int, said: tuple[str, str]) -> None:

@@ -104,7 +104,7 @@ def test_an_accm_that_was_not_granted_does_not_count() -> None:
     rig = Rig()
     line = rig.line(unwanted=frozenset())
     seen: list[int] = []
-    line.lcp_opened = lambda *, accm, pfc, acfc: seen.append(accm)  # type: ignore[method-assign]
+    line.lcp_opened = lambda *, send_accm, receive_accm, pfc, acfc: seen.append(send_accm)  # type: ignore[method-assign]
     line.give(proto.LCP, 1, 1, options.encode([(proto.OPT_ACCM, bytes(4)), (200, b"x")]))
     line.open_lcp([])
     assert seen == [0xFFFFFFFF]

@@ -11,6 +11,7 @@ import pytest
 
 from npppy.pipex.ebpf import layout
 from npppy.pipex.ebpf.layout import OBJECT, Record, host4, net4, net6, pppoe_encapsulation, pppoe_key
+from tests.unit.ippackets import words
 
 HEADER = Path(OBJECT).with_name("pipex.h").read_text()
 
@@ -22,16 +23,18 @@ RECORDS = {
     "pipex_net6": layout.NET6,
     "pipex_session": layout.SESSION,
     "pipex_stats": layout.STATS,
+    "pipex_seq": layout.SEQ,
     "pipex_bucket": layout.BUCKET,
     "pipex_count": layout.COUNT_RECORD,
     "pipex_config": layout.CONFIG,
     "pipex_nic": layout.NIC,
     "pipex_event": layout.EVENT,
+    "pipex_frame": layout.FRAME,
 }
 
 # linux/btf.h
 INT, ARRAY, STRUCT, ENUM = 1, 3, 4, 6
-EXTRA = {1: 4, 3: 12, 13: 8, 14: 4, 17: 4}
+EXTRA = {1: 4, 3: 12, 14: 4, 17: 4}
 EACH = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
 
 
@@ -80,22 +83,29 @@ def btf() -> Btf:
     return Btf(elf_section(Path(OBJECT).read_bytes(), ".BTF"))
 
 
-@pytest.mark.parametrize("name", sorted(RECORDS.keys() - {"pipex_event"}))
+#: Of which the BTF knows nothing, since no variable has their type.
+UNKNOWN = ("pipex_event", "pipex_frame")
+
+
+@pytest.mark.parametrize("name", sorted(RECORDS.keys() - set(UNKNOWN)))
 def test_members(btf: Btf, name: str) -> None:
     members, size = btf.structs[name]
     assert RECORDS[name].offsets == members
     assert RECORDS[name].size == size
 
 
-def test_members_of_an_event() -> None:
-    """Of which the BTF knows nothing, since no variable has its type."""
-    body = re.search(r"^struct pipex_event \{(.*?)^\}", HEADER, re.DOTALL | re.MULTILINE)[1]
-    codes = {"8": "B", "16": "H", "32": "I", "64": "Q"}
-    members = [f"{name}:{codes[bits]}" for bits, name in re.findall(r"__u(\d+) (\w+);", body)]
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_members_in_the_header(name: str) -> None:
+    body = re.search(rf"^struct {name} \{{(.*?)^\}}", HEADER, re.DOTALL | re.MULTILINE)[1]
+    body = re.sub(r"/\*.*?\*/", "", body)
+    sizes = {"__u8": 1, "__u16": 2, "__be16": 2, "__u32": 4, "__u64": 8, "struct pipex_ref": 8}
+    members = re.findall(r"(__\w+|struct \w+) (\w+);", body)
     assert len(members) == body.count(";")
-    record = Record(" ".join(members))
-    assert (record.format, record.offsets) == (layout.EVENT.format, layout.EVENT.offsets)
-    assert record.size == struct.calcsize("@" + record.format[1:])
+    record, at = RECORDS[name], 0
+    for kind, member in members:
+        assert record.offsets[member] == at
+        at += sizes[kind]
+    assert (len(record.offsets), record.size) == (len(members), at)
 
 
 def test_no_struct_is_left_out(btf: Btf) -> None:
@@ -105,7 +115,7 @@ def test_no_struct_is_left_out(btf: Btf) -> None:
 
 def test_numbers() -> None:
     """Of #define, which is not in the BTF."""
-    defined = dict(re.findall(r"^#define PIPEX_(\w+)\s+(\(1u << \d+\)|\d+)", HEADER, re.MULTILINE))
+    defined = dict(re.findall(r"^#define PIPEX_(\w+)\s+(\(1u << \d+\)|0x\w+|\d+)", HEADER, re.MULTILINE))
     values = {name: eval(text.replace("u", "")) for name, text in defined.items()}
     assert values
     for name, value in values.items():
@@ -229,3 +239,59 @@ def test_the_key_is_found_again(outer: int | None, inner: int | None) -> None:
     blank = layout.fields(layout.SESSION, bytes(layout.SESSION.size))
     session = layout.SESSION.pack(*(blank | values).values())
     assert layout.key_of(session) == pppoe_key(77, outer, inner, peer, 0xFFFE)
+
+
+#: Of l2tp_encapsulation: MAC addresses of npx1 and npx0; local address and port, the peer's, and the peer's ids.
+NPX = (b"\x02npx\0\1", b"\x02npx\0\0")
+ENDS4 = (bytes((192, 0, 2, 1)), 1701, bytes((203, 0, 113, 5)), 40001)
+ENDS6 = (b"\x20\x01" + bytes(13) + b"\1", 1701, b"\x20\x01" + bytes(13) + b"\xff", 40001)
+IDS = (0x0102, 0x0304)
+
+
+@pytest.mark.parametrize("sequenced", [False, True])
+def test_l2tp_encapsulation(sequenced: bool) -> None:
+    """Sums of what does not vary, where the checksums go."""
+    made = layout.l2tp_encapsulation(*NPX, *ENDS4, *IDS, sequenced)
+    ip, udp, l2tp = made.octets[14:34], made.octets[34:42], made.octets[42:]
+    assert made.octets[:14] == b"".join(NPX) + b"\x08\0"
+    assert ip[:10] == bytes((0x45, 0, 0, 0, 0, 0, 0, 0, 65, 17))
+    assert ip[12:] == ENDS4[0] + ENDS4[2]
+    assert int.from_bytes(ip[10:12], "big") == words(ip[:10] + b"\0\0" + ip[12:])
+    assert udp == struct.pack(">HHHH", 1701, 40001, 0, 0)
+    assert l2tp == struct.pack(">HHHH", 0x4802 if sequenced else 0x4002, 0, *IDS) + bytes(4 * sequenced) + b"\xff\x03"
+    assert made[1:] == (44, 14, 50 if sequenced else 0, 0)
+    made = layout.l2tp_encapsulation(*NPX, *ENDS4, *IDS, sequenced, checksum=True)
+    assert int.from_bytes(made.octets[40:42], "big") == words(ENDS4[0] + ENDS4[2] + bytes((0, 17)))
+    assert made[1:] == (44, 14, 50 if sequenced else 0, layout.CHECKSUM)
+
+
+@pytest.mark.parametrize("sequenced", [False, True])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_l2tp_encapsulation6(sequenced: bool, checksum: bool) -> None:
+    made = layout.l2tp_encapsulation(*NPX, *ENDS6, *IDS, sequenced, checksum)
+    ip, udp, l2tp = made.octets[14:54], made.octets[54:62], made.octets[62:]
+    assert made.octets[:14] == b"".join(NPX) + b"\x86\xdd"
+    assert ip == bytes((0x60, 0, 0, 0, 0, 0, 17, 65)) + ENDS6[0] + ENDS6[2]
+    assert udp == struct.pack(">HHHH", 1701, 40001, 0, words(ENDS6[0] + ENDS6[2] + bytes((0, 17))))
+    assert l2tp == struct.pack(">HHHH", 0x4802 if sequenced else 0x4002, 0, *IDS) + bytes(4 * sequenced) + b"\xff\x03"
+    assert made[1:] == (64, 14, 70 if sequenced else 0, layout.CHECKSUM)
+
+
+def test_l2tp_key() -> None:
+    key = layout.fields(layout.KEY, layout.l2tp_key(0xFEDC, 0x1234))
+    assert {name: value for name, value in key.items() if value not in (0, bytes(6))} == {
+        "kind": layout.L2TP,
+        "id": b"\x12\x34",
+        "port": 0xFEDC,
+    }
+
+
+def test_the_key_of_l2tp_is_found_again() -> None:
+    values = {"kind": layout.L2TP, "encap": layout.l2tp_encapsulation(*NPX, *ENDS4, *IDS).octets}
+    values |= {"key_port": 0xFEDC, "key_id": b"\x12\x34"}
+    blank = layout.fields(layout.SESSION, bytes(layout.SESSION.size))
+    assert layout.key_of(layout.SESSION.pack(*(blank | values).values())) == layout.l2tp_key(0xFEDC, 0x1234)
+
+
+def test_inject() -> None:
+    assert layout.inject(3, 9, b"\xc0\x21frame") == struct.pack("=II", 3, 9) + b"\0\7\0\0\xc0\x21frame"

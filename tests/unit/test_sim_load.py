@@ -114,7 +114,7 @@ def test_held_forever_until_stopped() -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.03, 0.06, 0.1, 0.2])
-@pytest.mark.parametrize("ending", [Ending.LCP, Ending.PADT])
+@pytest.mark.parametrize("ending", [Ending.LCP, Ending.CALL])
 def test_stopped_in_the_middle(after: float, ending: Ending) -> None:
     """Whatever a subscriber is doing when it is told to stop, it stops, and those to come do not come."""
     world = World(Plan(sessions=200, window=20, ending=ending), quality=Quality(fastest=0.01, slowest=0.02))
@@ -135,7 +135,7 @@ def test_stopped_twice_does_not_wait() -> None:
     world.load.stop()
     world.run(1)
     assert not world.done
-    world.load.stop(Ending.PADT)
+    world.load.stop(Ending.CALL)
     world.finished(1)
     assert not world.segment.hosts
 

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
 
-from npppy.config.model import AuthMethod
+from npppy.config.model import AuthMethod, L2tpOptions, Rebind
+from npppy.l2tp.service import Endpoint
+from npppy.sim.access import Ethernet, Tunnels, fill
 from npppy.sim.load import Ending
 from npppy.sim.main import UsageError, main, parser, read_credentials, setup
 from npppy.sim.report import Report, milliseconds
-from npppy.sim.run import Setup, fill
+from npppy.sim.run import Setup
+from npppy.sim.udp import Sockets
 
 
 def given(*words: str) -> Setup:
     return setup(parser().parse_args(["pppoe", "--interface", "eth0", *words]))
 
 
+def ethernet(chosen: Setup) -> Ethernet:
+    assert isinstance(chosen.access, Ethernet)
+    return chosen.access
+
+
+def lac(*words: str) -> Tunnels:
+    chosen = setup(parser().parse_args(["l2tp", "--server", "192.0.2.1", *words]))
+    assert isinstance(chosen.access, Tunnels)
+    return chosen.access
+
+
 def test_defaults() -> None:
     chosen = given()
     assert (chosen.plan.sessions, chosen.plan.rate, chosen.plan.window, chosen.plan.hold) == (1, 0, 256, 0)
     assert chosen.plan.ending is Ending.LCP
-    assert chosen.wishes.tunnel.authentication_methods == (AuthMethod.CHAP,)
-    assert chosen.wishes.tunnel.mru == 1492
-    assert not chosen.wishes.tunnel.lcp_keepalive
-    assert chosen.ethernet.mac_base == 0x024E50000000
+    assert ethernet(chosen).wishes.tunnel.authentication_methods == (AuthMethod.CHAP,)
+    assert ethernet(chosen).wishes.tunnel.mru == 1492
+    assert not ethernet(chosen).wishes.tunnel.lcp_keepalive
+    assert ethernet(chosen).mac_base == 0x024E50000000
     assert chosen.pings is None
     assert not chosen.tun
 
@@ -40,17 +55,17 @@ def test_all_options() -> None:
         *("--max-payload", "1500", "--circuit-id", "c{n}", "--remote-id", "r%d"),
         *("--ping", "192.0.2.1", "--ping-count", "3", "--ping-interval", "0.5", "--ping-size", "1400"),
     )
-    plan, tunnel = chosen.plan, chosen.wishes.tunnel
+    plan, tunnel = chosen.plan, ethernet(chosen).wishes.tunnel
     assert (plan.sessions, plan.rate, plan.window, plan.hold) == (500, 20.5, 9, float("inf"))
-    assert (plan.ending, plan.first) == (Ending.PADT, 7)
+    assert (plan.ending, plan.first) == (Ending.CALL, 7)
     assert tunnel.authentication_methods == (AuthMethod.MSCHAPV2, AuthMethod.PAP)
     # Only the name is a template: a password may have any characters.
     assert chosen.credentials(12) == (b"u12@12", b"p%d")
     assert (tunnel.negotiation_timeout, tunnel.lcp_keepalive, tunnel.lcp_keepalive_interval) == (5, True, 20)
-    assert tunnel.mru == chosen.wishes.max_payload == 1500
-    assert (chosen.wishes.service_name, chosen.wishes.ac_name) == ("gold", "bng")
-    assert (chosen.ethernet.mac_base, chosen.ethernet.host_uniq) == (0x020000000100, b"\xc0\xff\xee")
-    assert (chosen.ethernet.circuit_id, chosen.ethernet.remote_id) == ("c{n}", "r%d")
+    assert tunnel.mru == ethernet(chosen).wishes.max_payload == 1500
+    assert (ethernet(chosen).wishes.service_name, ethernet(chosen).wishes.ac_name) == ("gold", "bng")
+    assert (ethernet(chosen).mac_base, ethernet(chosen).host_uniq) == (0x020000000100, b"\xc0\xff\xee")
+    assert (ethernet(chosen).circuit_id, ethernet(chosen).remote_id) == ("c{n}", "r%d")
     assert chosen.pings is not None
     assert chosen.pings.target == IPv4Address("192.0.2.1")
     assert (chosen.pings.count, chosen.pings.interval, chosen.pings.size) == (3, 0.5, 1400)
@@ -94,6 +109,98 @@ def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
 def test_words_that_do_not_go_together(words: list[str]) -> None:
     with pytest.raises(UsageError):
         given(*words)
+
+
+def test_defaults_of_a_lac() -> None:
+    chosen = lac()
+    assert (chosen.server, chosen.bind) == ((ip_address("192.0.2.1"), 1701), ())
+    assert (chosen.tunnels, chosen.ports, chosen.calling, chosen.called) == (1, False, "", "")
+    wishes = chosen.wishes
+    assert (wishes.sequencing, wishes.proxy) == (False, None)
+    assert (wishes.tunnel.mru, wishes.tunnel.authentication_methods) == (1360, (AuthMethod.CHAP,))
+    assert wishes.tunnel.carrier == L2tpOptions(peer_rebind=Rebind.NO)
+
+
+def test_all_options_of_a_lac() -> None:
+    chosen = lac(
+        *("--sessions", "9", "--first", "7", "--terminate", "cdn", "--mru", "1400", "--auth", "mschapv2"),
+        *("--server", "[2001:db8::1]:17010", "--bind", "2001:db8::2", "--bind", "[2001:db8::3]:1701"),
+        *("--tunnels", "500", "--hostname", "lac-7", "--secret", "hush", "--hidden-avps"),
+        *("--hello-interval", "5", "--calling-number", "c%d", "--called-number", "{n}", "--sequencing"),
+        *("--proxy", "pap"),
+    )
+    assert chosen.server == (ip_address("2001:db8::1"), 17010)
+    assert chosen.bind == ((ip_address("2001:db8::2"), 0), (ip_address("2001:db8::3"), 1701))
+    assert (chosen.tunnels, chosen.ports, chosen.calling, chosen.called) == (500, False, "c%d", "{n}")
+    wishes = chosen.wishes
+    assert (wishes.sequencing, wishes.proxy) == (True, AuthMethod.PAP)
+    # Should the LNS negotiate anew, the same subscribers are there.
+    assert (wishes.tunnel.mru, wishes.tunnel.authentication_methods) == (1400, (AuthMethod.MSCHAPV2, AuthMethod.PAP))
+    options = wishes.tunnel.carrier
+    assert isinstance(options, L2tpOptions)
+    assert (options.hostname, options.secrets, options.hidden_avps) == ("lac-7", ((None, "hush"),), True)
+    assert options.hello_interval == 5
+    assert lac("--ports", "distinct").ports
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--server", "lns.example"],
+        ["--server", "192.0.2.1:port"],
+        ["--server", "192.0.2.1:65536"],
+        ["--bind", "[::1]:-1"],
+        ["--tunnels", "0"],
+        ["--tunnels", "65535"],
+        ["--terminate", "padt"],
+        ["--proxy", "mschapv2"],
+    ],
+)
+def test_wrong_words_of_a_lac(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        lac(*words)
+    assert exit.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--hidden-avps"],
+        ["--bind", "2001:db8::2"],
+        ["--ports", "distinct", "--bind", "192.0.2.2:1701"],
+        ["--calling-number", "x" * 254],
+        ["--called-number", "x" * 252 + "%d", "--sessions", "10"],
+        ["--hostname", "x" * 254],
+    ],
+)
+def test_words_of_a_lac_that_do_not_go_together(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        lac(*words)
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1", "[::1]:17010"])
+def test_sockets_speak_from_where_they_are_told(server: str) -> None:
+    chosen = lac("--server", server, "--ports", "distinct", "--tunnels", "3")
+
+    async def look() -> list[Endpoint]:
+        sockets = Sockets(chosen.server, ((chosen.server[0], 0),), 3)
+        try:
+            return [endpoint for endpoint, _ in sockets.ways]
+        finally:
+            sockets.close()
+
+    endpoints = asyncio.run(look())
+    packed = chosen.server[0].packed
+    assert {(it.local, it.peer, it.peer_port) for it in endpoints} == {(packed, packed, chosen.server[1])}
+    assert len({it.local_port for it in endpoints}) == 3
+    assert all(it.local_port for it in endpoints)
+
+
+def test_an_lns_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    # Not an address of this machine.
+    assert main(["l2tp", "--server", "127.0.0.1", "--bind", "192.0.2.77"]) == 2
+    assert capsys.readouterr().err.startswith("npppysim: ")
 
 
 def test_credentials_are_used_in_turn(tmp_path: Path) -> None:

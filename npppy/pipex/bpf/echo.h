@@ -30,15 +30,14 @@ INLINE int too_many(__u32 bytes)
 	return XDP_DROP;
 }
 
-/* An LCP packet, which has size octets: of it, what is not an echo as it should be goes to npppyd. */
-INLINE int lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *frame, const struct flow *f, __u32 size,
-	       __u32 bytes, __u64 now)
+/*
+ * An LCP packet, which has size octets: what is not an echo as it should be goes to npppyd.  XDP_TX: it has become the
+ * answer, and is to leave by a device, where it can.
+ */
+INLINE int lcp(struct lcp_echo *echo, const struct flow *f, __u32 size, __u32 ifindex, __u32 bytes, __u64 now)
 {
 	const struct pipex_session *s = f->session;
-	__u32 ifindex = ctx->ingress_ifindex;
 	struct pipex_config *cfg;
-	struct lcp_echo *echo = take(c, sizeof(*echo));
-	__u8 ours[ETH_ALEN];
 	__u32 shared = s->shared;
 
 	if (!(f->blocks & PIPEX_ECHO) || !echo || size < sizeof(*echo) || bpf_ntohs(echo->length) != size)
@@ -53,7 +52,6 @@ INLINE int lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *frame, 
 		__sync_fetch_and_add(&f->stats->looped, 1);
 		return to_control(bytes);
 	}
-	/* Where nothing can be redirected, XDP_TX may be lost too: on a veth device whose peer has no GRO. */
 	if (!bpf_map_lookup_elem(&devs, &ifindex))
 		return to_control(bytes);
 	cfg = bpf_map_lookup_elem(&config, &shared);
@@ -63,10 +61,25 @@ INLINE int lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *frame, 
 	f->stats->echo_ns = now;
 	echo->code = LCP_ECHO_REPLY;
 	echo->magic = s->magic;
+	count(PIPEX_C_ECHO, bytes);
+	return XDP_TX;
+}
+
+/* The same in a frame of PPPoE, which goes back to where it came from. */
+INLINE int pppoe_lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *frame, const struct flow *f, __u32 size,
+		     __u32 bytes, __u64 now)
+{
+	__u32 ifindex = ctx->ingress_ifindex;
+	struct lcp_echo *echo = take(c, sizeof(*echo));
+	__u8 ours[ETH_ALEN];
+	/* Where nothing can be redirected, XDP_TX may be lost too: on a veth device whose peer has no GRO. */
+	int verdict = lcp(echo, f, size, ifindex, bytes, now);
+
+	if (verdict != XDP_TX)
+		return verdict;
 	__builtin_memcpy(ours, frame->eth->h_dest, ETH_ALEN);
 	__builtin_memcpy(frame->eth->h_dest, frame->eth->h_source, ETH_ALEN);
 	__builtin_memcpy(frame->eth->h_source, ours, ETH_ALEN);
-	count(PIPEX_C_ECHO, bytes);
 	mirror(ctx, f, PIPEX_DOWN);
 	/* As other frames for the peer: XDP_TX does not wake the peer of a veth device. */
 	return bpf_redirect_map(&devs, ifindex, XDP_TX);

@@ -5,7 +5,7 @@
 #ifndef PIPEX_ENCAP_H
 #define PIPEX_ENCAP_H
 
-#include "session.h"
+#include "outer.h"
 
 /* Remove all before the IP packet, but for the room of an Ethernet header; before: the octets there. */
 INLINE bool decapsulate(struct xdp_md *ctx, __u32 before)
@@ -14,37 +14,52 @@ INLINE bool decapsulate(struct xdp_md *ctx, __u32 before)
 }
 
 /*
- * Put the session's headers, PPP's Protocol field the last of them, in front of the packet, which loses its Ethernet
- * header.
+ * Put the session's headers in the place of the first octets of a frame, cut of them, so that they are in front of a PPP
+ * packet, which has size octets from its Protocol field on; that is written too, if there is one.
  */
-INLINE bool encapsulate(struct xdp_md *ctx, const struct pipex_session *s, const struct packet *p)
+INLINE bool wrap(struct xdp_md *ctx, const struct flow *f, __u32 cut, __u32 size, __be16 protocol)
 {
+	const struct pipex_session *s = f->session;
 	__u32 length = s->encap_len, at = s->length_at;
-	__be16 protocol = p->version == 4 ? bpf_htons(PPP_IP) : bpf_htons(PPP_IPV6);
-	__be16 size = bpf_htons(sizeof(protocol) + p->size);
-	struct cursor c;
+	struct cursor c = cursor_open(ctx);
 	void *data, *end;
 
-	if (length < ETH_HLEN || length > PIPEX_ENCAP_MAX || at > length - sizeof(size))
+	if (length < ETH_HLEN || length > PIPEX_ENCAP_MAX || at > length - sizeof(__be16) || !take(&c, cut))
 		return false;
-	/* The verifier of Linux 6.1 does not see it in the length. */
-	barrier_var(at);
-	if (at > PIPEX_ENCAP_MAX)
-		return false;
-	if (bpf_xdp_adjust_head(ctx, ETH_HLEN - (int)(length + sizeof(protocol))))
+	if (protocol) {
+		__be16 *field = take(&c, sizeof(*field));
+
+		if (!field)
+			return false;
+		*field = protocol;
+	}
+	if (bpf_xdp_adjust_head(ctx, (int)cut - (int)length))
 		return false;
 	c = cursor_open(ctx);
 	if (left(&c) < ETH_ZLEN)
 		resize(ctx, ETH_ZLEN);
 	if (bpf_xdp_store_bytes(ctx, 0, (void *)s->encap, length))
 		return false;
+	if (has_outer(s))
+		return fill_in(ctx, f, size);
+	/* The verifier of Linux 6.1 does not see it in the length. */
+	barrier_var(at);
+	if (at > PIPEX_ENCAP_MAX)
+		return false;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + length + sizeof(protocol) > end || data + at + sizeof(size) > end)
+	if (data + at + sizeof(__be16) > end)
 		return false;
-	*(__be16 *)(data + length) = protocol;
-	*(__be16 *)(data + at) = size;
+	*(__be16 *)(data + at) = bpf_htons(size);
 	return true;
+}
+
+/* Put them in front of an IP packet, in the place of its Ethernet header, of which PPP's Protocol field is the end. */
+INLINE bool encapsulate(struct xdp_md *ctx, const struct flow *f, const struct packet *p)
+{
+	__be16 protocol = p->version == 4 ? bpf_htons(PPP_IP) : bpf_htons(PPP_IPV6);
+
+	return wrap(ctx, f, ETH_HLEN - sizeof(protocol), sizeof(protocol) + p->size, protocol);
 }
 
 #endif

@@ -11,6 +11,7 @@
 #define PIPEX_FAST_H
 
 #include "filter.h"
+#include "sum.h"
 
 /* Of <sys/socket.h>. */
 #define AF_INET 2
@@ -42,18 +43,6 @@ INLINE __u64 half6(const void *address, __u32 at)
 INLINE bool plain6(const struct in6_addr *a)
 {
 	return half6(a, 0) && a->s6_addr[0] != 0xff && !link_local(a);
-}
-
-/* The checksum of a header without options. */
-INLINE bool checksum_right(const struct iphdr *ip)
-{
-	const __u16 *word = (const void *)ip;
-	__u32 sum = 0;
-
-#pragma unroll
-	for (int i = 0; i < 10; i++)
-		sum += word[i];
-	return (__u16)(sum + (sum >> 16)) == 0xffff;
 }
 
 /* Routers look at some extension headers, and routing rules behind all that the kernel knows. */

@@ -6,29 +6,11 @@
 #ifndef PIPEX_PARTIAL_H
 #define PIPEX_PARTIAL_H
 
-#include "parse.h"
+#include "sum.h"
 
 /* Offset of the checksum of TCP and UDP. */
 #define TCP_CHECK 16
 #define UDP_CHECK 6
-
-INLINE __u32 folded(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
-/* The sum of words of the wire, which are as they are: it is the same in any order of octets. */
-INLINE __u32 sum_words(const void *at, __u32 octets)
-{
-	const __be16 *word = at;
-	__u32 sum = 0;
-
-#pragma unroll
-	for (__u32 i = 0; i < octets / 2; i++)
-		sum += word[i];
-	return sum;
-}
 
 /*
  * Does the checksum cover the pseudo header alone?  Once in 65,536 a finished one looks the same, which does no harm:

@@ -3,14 +3,16 @@
  * pipex: the data of established sessions.
  *
  *   pipex_access	XDP of an access NIC: from the peer, to npx0 by way of npx1, or to a core NIC
- *   pipex_core		XDP of npx1: from the stack by way of npx0, to the peer
- *   pipex_nic		XDP of a core NIC: to the peer, if its session is fast
- *   pipex_miss		tc ingress of npx1: what pipex_core leaves to npppyd, to its tun, and frames for NICs that
- *			take none from XDP
+ *   pipex_core		XDP of npx1: from the stack by way of npx0, to the peer; and from the peer what has been
+ *			decrypted
+ *   pipex_nic		XDP of a core NIC: to the peer, if its session is fast; and from the peer, of L2TP
+ *   pipex_miss		tc ingress of npx1: what pipex_core leaves to npppyd, to its tun; frames for NICs that take none
+ *			from XDP; and to the stack those of L2TP
  *
- * What pipex_access passes reaches npppyd's packet sockets.  On an access NIC and a core NIC whatever is not pipex's
- * passes untouched.
+ * What pipex_access passes reaches npppyd's sockets.  On an access NIC and a core NIC whatever is not pipex's passes
+ * untouched.
  */
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 
 #include "count.h"
@@ -19,15 +21,21 @@
 #include "fast.h"
 #include "filter.h"
 #include "idle.h"
+#include "l2tp.h"
 #include "mirror.h"
 #include "mss.h"
+#include "outer.h"
 #include "parse.h"
 #include "partial.h"
 #include "pipex.h"
 #include "police.h"
 #include "session.h"
+#include "sum.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Where in a frame something may be that PPP carries. */
+#define CARRIED_AT 0x0fff
 
 INLINE int send(__u32 ifindex, enum pipex_counter path, __u32 bytes)
 {
@@ -37,28 +45,39 @@ INLINE int send(__u32 ifindex, enum pipex_counter path, __u32 bytes)
 	return verdict;
 }
 
+/* In front of a frame for a peer that pipex_core passes. */
+struct parting {
+	__u32 ifindex;	/* where it leaves; 0: by the stack */
+	__u32 mark;	/* with which */
+	__u32 magic;
+};
+/* A frame of the stack may have had metadata of somebody else's on its way here. */
+#define PARTING 0x7078706e
+
 /*
  * To a peer, from npx1.  devs lacks the interfaces whose drivers take no frames from XDP: pipex_miss sends there, by
- * the interface's own queue; its index goes in front of the frame.
+ * the interface's own queue.  L2TP is left to the stack.
  */
-INLINE int leave(struct xdp_md *ctx, __u32 ifindex, __u32 bytes)
+INLINE int leave(struct xdp_md *ctx, const struct pipex_session *s)
 {
-	int verdict = bpf_redirect_map(&devs, ifindex, XDP_PASS);
-	__u32 *out;
+	__u32 ifindex = has_outer(s) ? 0 : s->ifindex;
+	struct parting *parting;
+	int verdict;
 
-	if (verdict == XDP_PASS) {
-		if (!ifindex || bpf_xdp_adjust_meta(ctx, -(int)sizeof(*out)))
-			goto fail;
-		out = (void *)(long)ctx->data_meta;
-		if ((void *)(out + 1) > (void *)(long)ctx->data)
-			goto fail;
-		*out = ifindex;
+	if (!has_outer(s)) {
+		verdict = bpf_redirect_map(&devs, ifindex, XDP_PASS);
+		if (verdict != XDP_PASS)
+			return verdict;
+		if (!ifindex)
+			return XDP_DROP;
 	}
-	count(PIPEX_C_STACK_DOWN, bytes);
-	return verdict;
-fail:
-	count(PIPEX_C_TX_FAIL, bytes);
-	return XDP_DROP;
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*parting)))
+		return XDP_DROP;
+	parting = (void *)(long)ctx->data_meta;
+	if ((void *)(parting + 1) > (void *)(long)ctx->data)
+		return XDP_DROP;
+	*parting = (struct parting){ ifindex, s->mark, PARTING };
+	return XDP_PASS;
 }
 
 /* An IP packet of the peer, behind an Ethernet header yet to be written; at most room octets of it. */
@@ -93,62 +112,195 @@ INLINE int up(struct xdp_md *ctx, const struct flow *f, __u8 version, __u32 room
 	return send(cfg->npx1, PIPEX_C_STACK_UP, p.size);
 }
 
+/* A frame of a peer, and what PPP carries in it. */
+struct arrival {
+	__u32 bytes;	/* of the frame */
+	__u32 at;	/* where that begins */
+	__u32 size;	/* octets of it */
+	__u32 protocol;	/* PPP's Protocol field */
+	__u64 now;
+	int verdict;	/* if there is nothing more to do */
+};
+
+INLINE void arrived(struct xdp_md *ctx, const struct flow *f, struct arrival *a)
+{
+	a->now = bpf_ktime_get_coarse_ns();
+	heard(f, a->now);
+	mirror(ctx, f, PIPEX_UP);
+}
+
+/* A frame of a PPPoE session.  False: there is nothing more to do. */
+INLINE bool read_session(struct xdp_md *ctx, struct cursor *c, struct frame *frame, struct flow *f, struct arrival *a)
+{
+	__be16 *protocol;
+	__u32 room;
+
+	if (!find(bpf_map_lookup_elem(&sessions, &frame->key), f, a->bytes))
+		return false;
+	/* A NIC that is promiscuous, or a switch that floods, has others' frames too. */
+	if (!same_mac(frame->eth->h_dest, f->session->encap + ETH_ALEN))
+		return false;
+	arrived(ctx, f, a);
+	if (f->blocks & PIPEX_USER) {
+		count(PIPEX_C_USER_UP, a->bytes);
+		return false;
+	}
+	room = left(c);
+	protocol = take(c, sizeof(*protocol));
+	if (!protocol || frame->length > room || frame->length < sizeof(*protocol)) {
+		a->verdict = drop_in(f, PIPEX_C_DROP_MALFORMED, a->bytes);
+		return false;
+	}
+	a->at = frame->header + sizeof(*protocol);
+	a->size = frame->length - sizeof(*protocol);
+	a->protocol = bpf_ntohs(*protocol);
+	if (a->protocol == PPP_LCP) {
+		a->verdict = pppoe_lcp(ctx, c, frame, f, a->size, a->bytes, a->now);
+		return false;
+	}
+	return true;
+}
+
+/* Have pipex_core send LCP's answer in its turn. */
+INLINE int answer(struct xdp_md *ctx, const struct flow *f, const struct arrival *a, const struct pipex_config *cfg)
+{
+	struct cursor c;
+	struct ethhdr *eth;
+	struct pipex_frame *frame;
+	__be16 *protocol;
+
+	if (bpf_xdp_adjust_head(ctx, (int)(a->at - sizeof(*eth) - sizeof(*frame) - sizeof(*protocol))))
+		return drop_in(f, PIPEX_C_TX_FAIL, a->bytes);
+	c = cursor_open(ctx);
+	eth = take(&c, sizeof(*eth));
+	frame = take(&c, sizeof(*frame));
+	protocol = take(&c, sizeof(*protocol));
+	if (!eth || !frame || !protocol)
+		return drop_in(f, PIPEX_C_TX_FAIL, a->bytes);
+	__builtin_memcpy(eth->h_dest, cfg->npx1_mac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, cfg->npx0_mac, ETH_ALEN);
+	eth->h_proto = bpf_htons(PIPEX_FRAME_TYPE);
+	frame->ref = (struct pipex_ref){ f->slot, f->generation };
+	frame->length = bpf_htons(sizeof(*protocol) + a->size);
+	frame->zero = 0;
+	*protocol = bpf_htons(PPP_LCP);
+	return bpf_redirect_map(&devs, cfg->npx0, XDP_DROP);
+}
+
+/* LCP in a message of L2TP. */
+INLINE int l2tp_lcp(struct xdp_md *ctx, const struct flow *f, const struct arrival *a)
+{
+	struct cursor c = cursor_open(ctx);
+	__u32 shared = f->session->shared;
+	struct pipex_config *cfg = bpf_map_lookup_elem(&config, &shared);
+	int verdict;
+
+	if (!cfg || !take(&c, a->at & CARRIED_AT))
+		return to_control(a->bytes);
+	verdict = lcp(take(&c, sizeof(struct lcp_echo)), f, a->size, cfg->npx0, a->bytes, a->now);
+	return verdict == XDP_TX ? answer(ctx, f, a, cfg) : verdict;
+}
+
+/* A message of L2TP, or something else, that passes.  False: there is nothing more to do. */
+INLINE bool read_tunnelled(struct xdp_md *ctx, bool decrypted, struct flow *f, struct arrival *a)
+{
+	struct message m = {};
+	struct pipex_key key = {};
+	struct pipex_ref *ref;
+
+	if (!read_message(ctx, &m))
+		return false;
+	key.kind = PIPEX_L2TP;
+	key.port = m.tunnel;
+	key.id = m.session;
+	ref = bpf_map_lookup_elem(&sessions, &key);
+	/* Much looks like L2TP. */
+	if (!ref && !decrypted)
+		return false;
+	if (!find(ref, f, a->bytes))
+		return false;
+	/* In the clear: the stack's policy drops it. */
+	if (f->blocks & PIPEX_IPSEC && !decrypted)
+		return false;
+	if (!of_peer(ctx, &m, f->session)) {
+		a->verdict = drop_in(f, PIPEX_C_DROP_FILTER, a->bytes);
+		return false;
+	}
+	arrived(ctx, f, a);
+	if (m.sequenced && f->session->seq_at && late(f, m.ns)) {
+		a->verdict = drop_in(f, PIPEX_C_DROP_LATE, a->bytes);
+		return false;
+	}
+	if (f->blocks & PIPEX_USER) {
+		count(PIPEX_C_USER_UP, a->bytes);
+		return false;
+	}
+	if (!m.protocol) {
+		a->verdict = drop_in(f, PIPEX_C_DROP_MALFORMED, a->bytes);
+		return false;
+	}
+	a->at = m.at;
+	a->size = m.size;
+	a->protocol = m.protocol;
+	if (a->protocol == PPP_LCP) {
+		a->verdict = l2tp_lcp(ctx, f, a);
+		return false;
+	}
+	return true;
+}
+
+/* What PPP carries, of whatever session: to npppyd, or up, or it is no good. */
+INLINE int carry(struct xdp_md *ctx, const struct flow *f, const struct arrival *a)
+{
+	struct cursor c = cursor_open(ctx);
+	struct ipv6hdr *ip6;
+	__u64 version;
+
+	if (a->protocol != PPP_IP && a->protocol != PPP_IPV6)
+		return to_control(a->bytes);
+	version = a->protocol == PPP_IP ? 4 : 6;
+	/* The verifier of Linux 6.1 would forget it, were it worked out anew each time. */
+	barrier_var(version);
+	if (!may_pass(f, version))
+		return drop_in(f, PIPEX_C_DROP_PROTOCOL, a->bytes);
+	if (version == 6 && take(&c, a->at & CARRIED_AT)) {
+		ip6 = take(&c, sizeof(*ip6));
+		/* Router solicitations, DHCPv6 and the like. */
+		if (ip6 && link_scope(ip6))
+			return to_control(a->bytes);
+	}
+	if (!decapsulate(ctx, a->at))
+		return drop_in(f, PIPEX_C_TX_FAIL, a->bytes);
+	return up(ctx, f, version, a->size, a->now);
+}
+
+/* A message of L2TP, for programs that have no PPPoE.  Of its own for the verifier. */
+__attribute__((noinline)) int tunnelled(struct xdp_md *ctx, bool decrypted)
+{
+	struct arrival a = { .verdict = XDP_PASS };
+	struct flow f;
+
+	if (!ctx)
+		return XDP_PASS;
+	a.bytes = ctx->data_end - ctx->data;
+	return read_tunnelled(ctx, decrypted, &f, &a) ? carry(ctx, &f, &a) : a.verdict;
+}
+
 SEC("xdp")
 int pipex_access(struct xdp_md *ctx)
 {
 	struct cursor c = cursor_open(ctx);
-	__u32 bytes = left(&c), need, room, size;
+	struct arrival a = { .bytes = left(&c), .verdict = XDP_PASS };
 	struct frame frame = {};
-	struct ipv6hdr *ip6;
 	struct flow f;
-	__be16 *protocol;
-	__u8 version;
-	__u64 now;
 
-	if (!read_pppoe(&c, ctx->ingress_ifindex, &frame))
-		return XDP_PASS;
-	if (!find(bpf_map_lookup_elem(&sessions, &frame.key), &f, bytes))
-		return XDP_PASS;
-	/* A NIC that is promiscuous, or a switch that floods, has others' frames too. */
-	if (!same_mac(frame.eth->h_dest, f.session->encap + ETH_ALEN))
-		return XDP_PASS;
-	now = bpf_ktime_get_coarse_ns();
-	heard(&f, now);
-	mirror(ctx, &f, PIPEX_UP);
-	if (f.blocks & PIPEX_USER) {
-		count(PIPEX_C_USER_UP, bytes);
-		return XDP_PASS;
+	if (read_pppoe(&c, ctx->ingress_ifindex, &frame)) {
+		if (!read_session(ctx, &c, &frame, &f, &a))
+			return a.verdict;
+	} else if (!read_tunnelled(ctx, false, &f, &a)) {
+		return a.verdict;
 	}
-	room = left(&c);
-	protocol = take(&c, sizeof(*protocol));
-	if (!protocol || frame.length > room || frame.length < sizeof(*protocol))
-		return drop_in(&f, PIPEX_C_DROP_MALFORMED, bytes);
-	size = frame.length - sizeof(*protocol);
-	switch (bpf_ntohs(*protocol)) {
-	case PPP_IP:
-		version = 4;
-		need = PIPEX_IP4;
-		break;
-	case PPP_IPV6:
-		version = 6;
-		need = PIPEX_IP6;
-		break;
-	case PPP_LCP:
-		return lcp(ctx, &c, &frame, &f, size, bytes, now);
-	default:
-		return to_control(bytes);
-	}
-	if (!(f.blocks & need))
-		return drop_in(&f, PIPEX_C_DROP_PROTOCOL, bytes);
-	if (version == 6) {
-		ip6 = take(&c, sizeof(*ip6));
-		/* Router solicitations, DHCPv6 and the like. */
-		if (ip6 && link_scope(ip6))
-			return to_control(bytes);
-	}
-	if (!decapsulate(ctx, frame.header + sizeof(*protocol)))
-		return drop_in(&f, PIPEX_C_TX_FAIL, bytes);
-	return up(ctx, &f, version, size, now);
+	return carry(ctx, &f, &a);
 }
 
 /* What an Ethernet frame says of the session it is for. */
@@ -197,10 +349,28 @@ INLINE bool redirects(const struct packet *p)
 	return icmp && *icmp == ICMP_REDIRECT;
 }
 
-/* A sound packet that fits, for the peer. */
-INLINE int down(struct xdp_md *ctx, const struct flow *f, const struct packet *p, enum pipex_counter path)
+/* A frame for a peer on its way; way, if it is known, leads past the stack. */
+INLINE int depart(struct xdp_md *ctx, const struct flow *f, const struct bpf_fib_lookup *way, bool known,
+		  enum pipex_counter path)
 {
 	const struct pipex_session *s = f->session;
+
+	if (known && !take_shortcut(ctx, s, way))
+		return XDP_DROP;
+	mirror(ctx, f, PIPEX_DOWN);
+	if (known)
+		return bpf_redirect_map(&devs, way->ifindex, XDP_DROP);
+	if (path == PIPEX_C_FAST_DOWN)
+		return bpf_redirect_map(&devs, s->ifindex, XDP_DROP);
+	return leave(ctx, s);
+}
+
+/* A sound packet that fits, for the peer. */
+INLINE int down(struct xdp_md *ctx, const struct flow *f, const struct packet *p, struct bpf_fib_lookup *way,
+		bool known, enum pipex_counter path)
+{
+	__u64 now;
+	int verdict;
 
 	if (redirects(p)) {
 		count(PIPEX_C_DROP_PROTOCOL, p->size);
@@ -208,31 +378,79 @@ INLINE int down(struct xdp_md *ctx, const struct flow *f, const struct packet *p
 	}
 	if (!police(f, PIPEX_DOWN, p->size))
 		return drop_out(f, PIPEX_C_DROP_POLICE, p->size);
-	mss(ctx, f, p, s->mru);
-	idle(f, p, bpf_ktime_get_coarse_ns());
+	mss(ctx, f, p, f->session->mru);
+	now = bpf_ktime_get_coarse_ns();
+	idle(f, p, now);
 	if (path == PIPEX_C_FAST_DOWN) {
 		hop(p);
 		if (!resize(ctx, ETH_HLEN + p->size))
 			return drop_out(f, PIPEX_C_TX_FAIL, p->size);
+	} else {
+		known = has_outer(f->session) && shortcut(ctx, f, sizeof(__be16) + p->size, now, true, way);
 	}
-	if (!encapsulate(ctx, s, p))
+	if (!encapsulate(ctx, f, p))
 		return drop_out(f, PIPEX_C_TX_FAIL, p->size);
 	count_out(f, p);
-	mirror(ctx, f, PIPEX_DOWN);
-	if (path == PIPEX_C_FAST_DOWN)
-		return send(s->ifindex, path, p->size);
-	return leave(ctx, s->ifindex, p->size);
+	verdict = depart(ctx, f, way, known, path);
+	count(verdict == XDP_DROP ? PIPEX_C_TX_FAIL : path, p->size);
+	return verdict;
+}
+
+/* A frame that npppyd has made, or pipex_access. */
+__attribute__((noinline)) int injected(struct xdp_md *ctx)
+{
+	struct bpf_fib_lookup way;
+	struct pipex_frame *frame;
+	struct pipex_ref ref;
+	struct cursor c;
+	struct flow f;
+	__u32 bytes, size, cut = ETH_HLEN + sizeof(*frame);
+	bool known;
+	int verdict;
+
+	if (!ctx)
+		return XDP_DROP;
+	c = cursor_open(ctx);
+	bytes = left(&c);
+	take(&c, ETH_HLEN);
+	frame = take(&c, sizeof(*frame));
+	if (!frame || bpf_ntohs(frame->length) > left(&c) || bpf_ntohs(frame->length) < sizeof(__be16)) {
+		count(PIPEX_C_DROP_MALFORMED, bytes);
+		return XDP_DROP;
+	}
+	size = bpf_ntohs(frame->length);
+	ref = frame->ref;
+	if (!find(&ref, &f, bytes))
+		return XDP_DROP;
+	known = has_outer(f.session) && shortcut(ctx, &f, size, bpf_ktime_get_coarse_ns(), true, &way);
+	verdict = wrap(ctx, &f, cut, size, 0) ? depart(ctx, &f, &way, known, PIPEX_C_STACK_DOWN) : XDP_DROP;
+	if (verdict == XDP_DROP)
+		count(PIPEX_C_TX_FAIL, bytes);
+	return verdict;
+}
+
+/* What the stack has decrypted is sent to this MAC address, from npx0 by a rule of npppyd's: 02 "npx" 00 02. */
+INLINE bool to_outer(const struct ethhdr *eth)
+{
+	return *(__be16 *)(eth->h_dest + 4) == bpf_htons(0x0002) && *(__be32 *)eth->h_dest == bpf_htonl(0x026e7078);
 }
 
 SEC("xdp")
 int pipex_core(struct xdp_md *ctx)
 {
+	struct cursor c = cursor_open(ctx);
+	struct ethhdr *eth = take(&c, sizeof(*eth));
+	struct bpf_fib_lookup way;
 	struct outgoing o;
 	struct packet p;
 	struct flow f;
 
+	if (eth && to_outer(eth))
+		return tunnelled(ctx, true);
 	/* The kernel multicasts by itself; no peer is meant. */
 	if (!read_outgoing(ctx, &o) || o.eth->h_dest[0] & 1) {
+		if (eth && eth->h_proto == bpf_htons(PIPEX_FRAME_TYPE))
+			return injected(ctx);
 		count(PIPEX_C_DROP_PROTOCOL, ctx->data_end - ctx->data);
 		return XDP_DROP;
 	}
@@ -253,20 +471,22 @@ int pipex_core(struct xdp_md *ctx)
 		count(PIPEX_C_PUNT_TOOBIG, p.size);
 		return XDP_PASS;
 	}
-	return down(ctx, &f, &p, PIPEX_C_STACK_DOWN);
+	return down(ctx, &f, &p, &way, false, PIPEX_C_STACK_DOWN);
 }
 
 SEC("xdp")
 int pipex_nic(struct xdp_md *ctx)
 {
-	__u32 ifindex = ctx->ingress_ifindex;
+	__u32 ifindex = ctx->ingress_ifindex, size;
+	struct bpf_fib_lookup way;
 	struct pipex_nic *nic;
 	struct outgoing o;
 	struct packet p;
 	struct flow f;
+	bool outer;
 
 	if (!read_outgoing(ctx, &o) || !o.ref)
-		return XDP_PASS;
+		return tunnelled(ctx, false);
 	nic = bpf_map_lookup_elem(&nics, &ifindex);
 	if (!nic || !same_mac(o.eth->h_dest, nic->mac))
 		return XDP_PASS;
@@ -275,27 +495,35 @@ int pipex_nic(struct xdp_md *ctx)
 	 * no frame can be redirected to.
 	 */
 	if (!follow(o.ref, &f) || !(f.blocks & PIPEX_FAST) || f.blocks & PIPEX_USER || !may_pass(&f, o.version) ||
-	    !read_ip(ctx, o.version, o.room, &p) || p.size > f.session->mtu || !plain(&p) ||
-	    partial(&p) || !bpf_map_lookup_elem(&devs, &f.session->ifindex))
+	    !read_ip(ctx, o.version, o.room, &p) || p.size > f.session->mtu || !plain(&p) || partial(&p))
 		return XDP_PASS;
-	return down(ctx, &f, &p, PIPEX_C_FAST_DOWN);
+	outer = has_outer(f.session);
+	size = sizeof(__be16) + p.size;
+	if (outer ? !shortcut(ctx, &f, size, bpf_ktime_get_coarse_ns(), false, &way) :
+		    !bpf_map_lookup_elem(&devs, &f.session->ifindex))
+		return XDP_PASS;
+	return down(ctx, &f, &p, &way, outer, PIPEX_C_FAST_DOWN);
 }
 
 /*
- * IP for npppyd, and frames for peers that pipex_core could not redirect.  Nothing may go on into the stack: it would
- * route it to npx0, and back here.
+ * IP for npppyd, and frames for peers that pipex_core could not redirect.  Nothing else may go on into the stack: it
+ * would route it to npx0, and back here.
  */
 SEC("tc")
 int pipex_miss(struct __sk_buff *skb)
 {
+	struct parting *parting = (void *)(long)skb->data_meta;
 	struct pipex_config *cfg;
-	__u32 *out = (void *)(long)skb->data_meta;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6)) {
-		if ((void *)(out + 1) > (void *)(long)skb->data)
-			return TC_ACT_SHOT;
-		return bpf_redirect(*out, 0);
+	if ((void *)(parting + 1) <= (void *)(long)skb->data && parting->magic == PARTING) {
+		if (parting->ifindex)
+			return bpf_redirect(parting->ifindex, 0);
+		skb->mark = parting->mark;
+		/* It was another frame when the kernel looked whom it is for. */
+		return bpf_skb_change_type(skb, PACKET_HOST) ? TC_ACT_SHOT : TC_ACT_OK;
 	}
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return TC_ACT_SHOT;
 	for (__u32 shared = 0; shared < PIPEX_SHARED_MAX; shared++) {
 		__u32 index = shared;
 

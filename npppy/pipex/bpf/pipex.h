@@ -11,7 +11,7 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 
-#define PIPEX_VERSION 2
+#define PIPEX_VERSION 3
 
 /* What carries a session. */
 enum pipex_kind {
@@ -72,6 +72,10 @@ struct pipex_net6 {
 #define PIPEX_IP6	(1u << 9)
 #define PIPEX_FAST	(1u << 10)	/* upstream NIC to NIC where the FIB allows it, else through the stack */
 #define PIPEX_USER	(1u << 11)	/* all packets of the session go to npppyd */
+#define PIPEX_IPSEC	(1u << 12)	/* only what has been decrypted is the peer's, and what leaves is to be encrypted */
+
+/* How encap is filled in, where that is optional: bits of pipex_session.flags. */
+#define PIPEX_CHECKSUM	(1u << 0)	/* the outer UDP header has a checksum */
 
 /* What a payload is and where it goes next; today the IP stack of the session's domain. */
 enum pipex_payload {
@@ -88,7 +92,8 @@ enum pipex_payload {
  * maps of their own, by slot.
  *
  * encap is the frame header as it leaves.  What varies from packet to packet is filled in where the offsets say, 0:
- * nowhere.  The peer's outer address and port stand there too, and a frame from another is not the peer's.
+ * nowhere.  The peer's outer address and port stand there too, and a frame from another is not the peer's.  Of L2TP,
+ * where each checksum goes, the sum of what does not vary stands: of IPv4's header, and of UDP's pseudo header.
  */
 struct pipex_session {
 	/* What a packet of data needs comes first: a cache line and, for those to the peer, the begin of the next. */
@@ -101,7 +106,7 @@ struct pipex_session {
 	__u16 shared;		/* which entry of config: the shared interface that its packets come in on */
 	__u16 encap_len;
 	__u16 length_at;	/* PPPoE: LENGTH; L2TP: Length; PPTP: Payload Length of GRE */
-	__u16 flags;		/* how encap is filled in, where that is optional: UDP checksum, DSCP; PPPoE: 0 */
+	__u16 flags;
 	__u8 kind;
 	__u8 payload;
 	__u8 prefixlen4;	/* of the peer's network */
@@ -113,9 +118,11 @@ struct pipex_session {
 	__be32 peer_magic;
 	__u32 mark;		/* of packets that leave by the stack: which IPsec SA is the peer's */
 	struct pipex_ref next;	/* the session that payload goes into, of a LAC or switch; generation 0: none */
-	__u16 outer_at;		/* the outer IP header, which has a length, and UDP's behind it */
+	__u16 outer_at;		/* the outer IP header, right behind one of Ethernet: 14; 0: none */
 	__u16 seq_at;		/* L2TP: Ns and Nr; PPTP: Sequence and Acknowledgment Number of GRE */
-	__u8 spare[32];
+	__u32 key_port;		/* what the key has and encap has not: L2TP's ids of ours; PPPoE: 0 */
+	__be16 key_id;		/* wire */
+	__u8 spare[26];
 };
 
 enum pipex_way {
@@ -133,7 +140,18 @@ struct pipex_stats {
 	__u64 echo_ns;		/* of the last Echo-Request that was answered: their rate is bounded */
 	__u64 in_errors, out_errors;
 	__u64 looped;		/* Echo-Requests with our own magic number */
-	__u64 spare1, spare2, spare3, spare4, spare5;
+	__u64 outer_ns;		/* as stack_ns, of the outer packets of L2TP */
+	__u64 spare2, spare3, spare4, spare5;
+};
+
+/*
+ * Sequence numbers of a slot's data, of which 16 bits count with L2TP.  npppyd writes them before anything leads to
+ * the session; then what it sends by itself takes its number here too: see struct pipex_frame.
+ */
+struct pipex_seq {
+	__u32 out;	/* of the next message to the peer */
+	__u32 in;	/* one more than the highest of the peer */
+	__u32 spare[2];
 };
 
 /*
@@ -158,6 +176,7 @@ enum pipex_counter {
 	PIPEX_C_PUNT_CONTROL, PIPEX_C_PUNT_UNKNOWN, PIPEX_C_PUNT_TOOBIG, PIPEX_C_PUNT_STALE,
 	PIPEX_C_TX_FAIL,	/* an interface that devs does not have */
 	PIPEX_C_MIRROR_LOST,	/* no room in the ring buffer */
+	PIPEX_C_DROP_LATE,	/* by its sequence number */
 	PIPEX_C_MAX = 32,
 };
 
@@ -180,6 +199,17 @@ struct pipex_config {
 struct pipex_nic {
 	__u8 mac[6];		/* of a core NIC, its own: pipex_nic takes no other frames; else 0 */
 	__u16 flags;		/* npppyd's own notes */
+};
+
+/*
+ * The head of an Ethernet frame of this type, sent on npx0: what follows, length octets from PPP's Protocol field on,
+ * is encapsulated and leaves as data does.
+ */
+#define PIPEX_FRAME_TYPE 0x88B5
+struct pipex_frame {
+	struct pipex_ref ref;
+	__be16 length;	/* wire; padding may follow */
+	__u16 zero;
 };
 
 /* The head of a record in the ring buffer. */

@@ -61,6 +61,14 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, ENTRIES);
+	__type(key, __u32);
+	__type(value, struct pipex_seq);
+} seqs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2 * ENTRIES);
 	__type(key, __u32);
 	__type(value, struct pipex_bucket);
@@ -167,6 +175,12 @@ INLINE struct pipex_ref *route6(const struct in6_addr *destination)
 
 	__builtin_memcpy(net.address, destination, sizeof(net.address));
 	return bpf_map_lookup_elem(&nets6, &net);
+}
+
+/* Has it outer headers?  outer_at says so too, but lies where data of PPPoE has nothing else to look for. */
+INLINE bool has_outer(const struct pipex_session *s)
+{
+	return s->kind == PIPEX_L2TP;
 }
 
 /* Do the blocks of a session let a payload of this version of IP pass? */

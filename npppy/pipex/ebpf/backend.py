@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 import struct
+import time
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ...config.model import Interface
+from ...l2tp.encap import L2tpEncap
 from ...pppoe.call import PppoeEncap
 from ...tun.device import TunError
 from ...tun.netlink import NetlinkError
 from ..base import Attached, FlowSpec, Memory, PipexState
 from ..user import UserBackend
-from . import layout
+from . import carriers, layout
+from .carriers import Wire
 from .flow import EbpfFlow
+from .ipsec import Diversion
 from .layout import CONFIG, U32
 from .libbpf import BpfError
 from .maps import PINS, PipexMaps
 from .mirror import EbpfMirror
-from .nics import Nics, Place
+from .nics import Nics
 from .pins import remove, usable
-from .plumbing import NpxInterface, teardown
+from .plumbing import OUTER_HOP, OUTER_HOP6, NpxInterface, teardown
 
 log = logging.getLogger("npppy.pipex")
 
@@ -31,11 +35,11 @@ log = logging.getLogger("npppy.pipex")
 ECHO_INTERVAL: Final = 0.1
 
 _CARRIED: Final = ("STACK_UP", "STACK_DOWN", "FAST_UP", "FAST_DOWN")
-_PATHS: Final = (*_CARRIED, "USER_UP", "USER_DOWN")
 
-#: VLAN tags that the programs read, and the EtherType of those that an access port has of its own (IEEE 802.1Q).
+#: VLAN tags that the programs read.
 _TAGS: Final = 2
-_VLAN: Final = 0x8100
+#: Seconds for which we remember whether L2TP can leave by the stack.
+_OUTWARD: Final = 1.0
 
 
 class _Shared(NamedTuple):
@@ -45,6 +49,8 @@ class _Shared(NamedTuple):
     npx0: int
     npx1: int
     npx: NpxInterface
+    #: Why L2TP cannot leave by the stack, by version of IP, and until when that holds.
+    outward: dict[int, tuple[str, float]]
 
 
 class EbpfBackend(UserBackend):
@@ -57,6 +63,7 @@ class EbpfBackend(UserBackend):
         self._pins = pins
         self._own = {program.id: program for program in maps.programs.values()}
         self.nics = Nics(maps, self._own)
+        self._diversion = Diversion((pins or PINS).name, OUTER_HOP, OUTER_HOP6)
         # Shared interfaces by name.
         self._shared: dict[str, _Shared] = {}
         self._full = False
@@ -87,6 +94,7 @@ class EbpfBackend(UserBackend):
 
     def close(self) -> None:
         """Detach all, and leave nothing.  Flows and shared interfaces are closed before."""
+        self._diversion.close()
         self.nics.close()
         if self._pins is not None and usable(self._pins):
             remove(self._pins)
@@ -108,7 +116,9 @@ class EbpfBackend(UserBackend):
         npx0, npx1 = npx.npx0, npx.npx1
         try:
             npx.attach(maps.programs, self._own)
-            self.nics.admit(npx1.ifindex)
+            # What is redirected to npx0 comes to pipex_core.
+            for device in (npx0, npx1):
+                self.nics.admit(device.ifindex)
             interval = int(ECHO_INTERVAL * 1e9)
             entry = CONFIG.pack(
                 layout.VERSION, npx0.ifindex, npx1.ifindex, npx.ifindex, npx0.mac, npx1.mac, interval, bytes(28)
@@ -117,7 +127,7 @@ class EbpfBackend(UserBackend):
         except BpfError as error:
             npx.close()
             raise TunError(f"{interface.name}: {error}") from error
-        self._shared[interface.name] = _Shared(free, npx0.ifindex, npx1.ifindex, npx)
+        self._shared[interface.name] = _Shared(free, npx0.ifindex, npx1.ifindex, npx, {})
         return npx
 
     def detach(self, name: str) -> None:
@@ -125,7 +135,8 @@ class EbpfBackend(UserBackend):
         shared = self._shared.pop(name, None)
         if shared is not None:
             self.maps.config.put(U32.pack(shared.entry), bytes(CONFIG.size))
-            self.maps.devs.delete(U32.pack(shared.npx1))
+            for ifindex in (shared.npx0, shared.npx1):
+                self.maps.devs.delete(U32.pack(ifindex))
         super().detach(name)
 
     def attach_access(self, name: str, ifindex: int) -> None:
@@ -152,13 +163,17 @@ class EbpfBackend(UserBackend):
         """Do so no more.  The interface may be gone, or never have been attached."""
         self.nics.detach_core(name)
 
-    def follow_core(self, wanted: bool) -> None:
+    def follow_core(self, wanted: bool, l2tp: bool = False) -> None:
         """Let fast packets pass by all interfaces by which they may, as these are now; if not *wanted*, by none.
 
-        To be called again on any news of links and addresses.  What cannot be is logged, once.
+        And with *l2tp*, take L2TP in by those.  To be called again on any news of links and addresses.  What cannot be
+        is logged, once.
         """
         ours = {ifindex for shared in self._shared.values() for ifindex in (shared.npx0, shared.npx1)}
-        self.nics.follow_core(wanted, ours)
+        self.nics.follow_core(wanted, ours, l2tp)
+        if l2tp:
+            for name in self._shared:
+                self._why_not_outward(name, 4)
 
     # Sessions.
 
@@ -170,38 +185,64 @@ class EbpfBackend(UserBackend):
         """
         flow = EbpfFlow(spec, self.interfaces[spec.interface], self._table, now, self.maps)
         self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
-        if not spec.offload or not isinstance(spec.encap, PppoeEncap):
+        if not spec.offload or isinstance(wire := self._wire(spec.interface, spec.encap), str):
             return flow
-        place = self.nics.place(spec.encap.port.interface)
-        shared = self._shared.get(spec.interface)
-        if place is None or shared is None:
-            return flow
-        tags = _tags(place, spec.encap)
-        if len(tags) > _TAGS:
-            return flow
+        shared = self._shared[spec.interface]
         try:
-            flow.enter(spec, place.ifindex, tags, shared.entry, now)
+            flow.enter(spec, wire, shared.npx, shared.entry, now)
         except BpfError as error:
             if not self._full:
                 log.error("pipex: ppp=%d is carried by Python, and others may be: %s", spec.session, error)
             self._full = True
         else:
             self._full = False
+            if isinstance(spec.encap, L2tpEncap) and spec.encap.ipsec:
+                flow.divert(self._diversion, spec.encap, shared.npx0)
         return flow
 
     def why_not(self, interface: str, encap: object) -> str:
-        if not isinstance(encap, PppoeEncap):
-            return "the programs do not know its carrier"
-        place = self.nics.place(encap.port.interface)
-        if place is None:
-            return self.nics.why_not(encap.port.interface)
-        if interface not in self._shared:
-            return f"{interface} is not there"
-        if len(_tags(place, encap)) > _TAGS:
-            return f"its frames have more than {_TAGS} VLAN tags"
+        wire = self._wire(interface, encap)
+        if isinstance(wire, str):
+            return wire
         if self.maps.used >= self.maps.capacity:
             return f"the maps have room for {self.maps.capacity} sessions, and are full"
         return ""
+
+    def _wire(self, interface: str, encap: object) -> Wire | str:
+        """How frames of a session look, or why the programs cannot make them."""
+        shared = self._shared.get(interface)
+        if isinstance(encap, PppoeEncap):
+            place = self.nics.place(encap.port.interface)
+            if place is None:
+                return self.nics.why_not(encap.port.interface)
+            if shared is None:
+                return f"{interface} is not there"
+            if len(carriers.tags(place, encap)) > _TAGS:
+                return f"its frames have more than {_TAGS} VLAN tags"
+            return carriers.pppoe(place, encap)
+        if isinstance(encap, L2tpEncap):
+            if shared is None:
+                return f"{interface} is not there"
+            six = len(encap.local) == 16
+            if six and encap.local[0] == 0xFE and encap.local[1] & 0xC0 == 0x80:
+                return "the stack forwards nothing between addresses of a link"
+            why = self._why_not_outward(interface, 6 if six else 4) or (encap.ipsec and self._diversion.why_not())
+            return why or carriers.l2tp(encap, shared.npx.npx0.mac, shared.npx.npx1.mac)
+        return "the programs do not know its carrier"
+
+    def _why_not_outward(self, interface: str, version: int) -> str:
+        """Why L2TP over this version of IP could not leave by the stack; "" if it can.  News are logged."""
+        shared, now = self._shared[interface], time.monotonic()
+        before, until = shared.outward.get(version, ("", 0.0))
+        if now < until:
+            return before
+        found = shared.npx.why_not_outward(version)
+        shared.outward[version] = found, now + _OUTWARD
+        if found and found != before:
+            log.error("iface=%s pipex: Python carries L2TP over IPv%d: %s", interface, version, found)
+        elif before and not found:
+            log.info("iface=%s pipex: the kernel can carry L2TP over IPv%d now", interface, version)
+        return found
 
     def state(self) -> PipexState:
         maps = self.maps
@@ -212,6 +253,7 @@ class EbpfBackend(UserBackend):
         used: dict[str, int | None] = {
             "slots": maps.used,
             "stats": maps.used,
+            "seqs": maps.used,
             "buckets": 2 * maps.used,
             "config": len(self._shared),
             "devs": len(list(maps.devs.keys())),
@@ -238,22 +280,10 @@ class EbpfBackend(UserBackend):
         if not isinstance(encap, PppoeEncap):
             return b""
         place = self.nics.place(encap.port.interface)
-        tags = _tags(place, encap) if place is not None else ()
+        tags = carriers.tags(place, encap) if place is not None else ()
         return b"".join(struct.pack(">HH", *tag) for tag in tags)
-
-        """Packets and octets by the way they took, since the programs were loaded."""
-        totals = self.maps.totals()
-        return {name: totals[name] for name in _PATHS}
-
-    def reasons(self) -> dict[str, tuple[int, int]]:
-        """The same by the reason why they were dropped, or left to npppyd."""
-        return {name: count for name, count in self.maps.totals().items() if name not in _PATHS}
 
     def mirror(self) -> EbpfMirror:
         """What the block MIRROR has copied; for one reader at a time."""
         return EbpfMirror(self.maps)
 
-
-def _tags(place: Place, encap: PppoeEncap) -> tuple[tuple[int, int], ...]:
-    """EtherType and number of all VLAN tags of a session's frames, the outermost first."""
-    return place.tags + tuple((_VLAN, number) for number in (encap.port.outer, encap.port.inner) if number)

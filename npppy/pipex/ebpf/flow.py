@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import operator
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+from ...l2tp.encap import L2tpEncap, Sequence
 from ..base import Counters, FlowSpec, Police
 from ..icmp import RateLimit
 from ..ip import MIN_MTU
 from ..lookup import Table
 from ..user import SharedInterface, UserFlow
 from . import layout
+from .carriers import Wire
+from .ipsec import Diversion
 from .layout import BUCKET, REF, SESSION, STATS, U32
 from .libbpf import LOCKED, NOEXIST, BpfError, Map
 from .maps import PipexMaps
+from .plumbing import NpxInterface
 
 _PLACES: Final = list(STATS.offsets)
 _COUNTED: Final = operator.itemgetter(*map(_PLACES.index, Counters._fields))
@@ -23,16 +29,13 @@ _HEARD: Final = _PLACES.index("heard_ns")
 _LOOPED: Final = _PLACES.index("looped")
 _NOTHING: Final = Counters()
 _NO_NEXT: Final = bytes(REF.size)
-_SPARE: Final = bytes(32)
-
-#: EtherType and number of VLAN tags, the outermost first.
-Tags = tuple[tuple[int, int], ...]
+_SPARE: Final = bytes(26)
 
 
 class EbpfFlow(UserFlow):
     """The data of one session in the kernel's hands; what the programs leave to Python goes as in back end ``user``."""
 
-    __slots__ = ("_domain", "_gone", "_maps", "_user", "slot")
+    __slots__ = ("_diverted", "_domain", "_gone", "_maps", "_sequence", "_user", "slot")
 
     def __init__(
         self, spec: FlowSpec, interface: SharedInterface, table: Table[UserFlow], now: float, maps: PipexMaps
@@ -44,6 +47,11 @@ class EbpfFlow(UserFlow):
         self._gone: tuple[int, ...] = _NOTHING
         # Whether an operator wants Python to carry it: known here so that a listing costs no system call a session.
         self._user = False
+        # The numbers of L2TP, which the kernel gives all frames while it has the session, whoever carries its data: so
+        # there is never a moment when both do.
+        self._sequence: Sequence | None = None
+        # Ends the diversion of what IPsec has decrypted.
+        self._diverted: Callable[[], None] | None = None
         #: Its place in the maps; -1 where the kernel has no part in it.
         self.slot = -1
 
@@ -147,14 +155,13 @@ class EbpfFlow(UserFlow):
             self.leave()
         return super().close()
 
-    def enter(self, spec: FlowSpec, ifindex: int, tags: Tags, shared: int, now: float) -> None:
+    def enter(self, spec: FlowSpec, wire: Wire, npx: NpxInterface, shared: int, now: float) -> None:
         """Give the session to the kernel.  Raises :class:`BpfError`; then Python has it as before.
 
-        Its frames pass the interface *ifindex* with *tags*, at most two.
+        Its shared interface is *npx*, entry *shared* of the map ``config``.
         """
-        maps, encap = self._maps, spec.encap
-        outer, inner = (*(number for _, number in tags), None, None)[:2]
-        blocks = layout.COUNT | layout.IDLE
+        maps, header = self._maps, wire.header
+        blocks = layout.COUNT | layout.IDLE | wire.blocks
         if spec.address:
             blocks |= layout.IP4
         if spec.networks6:
@@ -169,9 +176,6 @@ class EbpfFlow(UserFlow):
             blocks |= layout.FAST
         if spec.mirror:
             blocks |= layout.MIRROR
-        header, length_at = layout.pppoe_encapsulation(
-            outer, inner, encap.mac, encap.peer, encap.session_id, [protocol for protocol, _ in tags]
-        )
         slot, generation = maps.take()
         if slot < 0:
             raise BpfError(f"carry more than {maps.capacity} sessions", errno.ENOSPC)
@@ -183,14 +187,14 @@ class EbpfFlow(UserFlow):
                 generation,
                 blocks,
                 spec.address.to_bytes(4, "big"),
-                ifindex,
-                max(spec.mtu, MIN_MTU),
+                wire.ifindex,
+                min(max(spec.mtu, MIN_MTU), wire.mtu),
                 max(spec.mru, MIN_MTU),
                 shared,
                 len(header),
-                length_at,
-                0,
-                layout.PPPOE,
+                wire.length_at,
+                wire.flags,
+                wire.kind,
                 layout.PAYLOAD_PPP,
                 spec.prefixlen,
                 0,
@@ -199,13 +203,17 @@ class EbpfFlow(UserFlow):
                 spec.domain,
                 spec.magic.to_bytes(4, "big"),
                 spec.peer_magic.to_bytes(4, "big"),
-                0,
+                wire.mark,
                 _NO_NEXT,
-                0,
-                0,
+                wire.outer_at,
+                wire.seq_at,
+                wire.tunnel_id,
+                wire.session_id.to_bytes(2, "big"),
                 _SPARE,
             )
             maps.fill(slot, session, int(now * 1e9))
+            if sequence := wire.sequence:
+                maps.set_sequence(slot, sequence.ns, sequence.expected)
             for item, key in self._entries(session):
                 item.put(key, ref, NOEXIST)
                 done.append((item, key))
@@ -216,9 +224,21 @@ class EbpfFlow(UserFlow):
             raise
         self.slot = slot
         self._police_up = self._police_down = None
+        self._sequence = sequence
+        if sequence is not None:
+            sequence.inject = partial(npx.encapsulate, slot, generation)
+
+    def divert(self, diversion: Diversion, encap: L2tpEncap, npx0: int) -> None:
+        """Have what comes under IPsec diverted to npx0, an index, for as long as the kernel has the session."""
+        at = encap.local, encap.local_port, encap.tunnel_id, encap.session_id, encap.mark
+        diversion.add(*at, npx0)
+        self._diverted = partial(diversion.remove, *at)
 
     def leave(self) -> None:
         """Take the session back for good."""
+        if self._diverted is not None:
+            self._diverted()
+            self._diverted = None
         maps, slot = self._maps, self.slot
         for item, key in self._entries(maps.session(slot)):
             item.delete(key)
@@ -227,6 +247,10 @@ class EbpfFlow(UserFlow):
         self._active = max(self._active, stats[_ACTIVE] * 1e-9)
         self.slot = -1
         maps.free(slot)
+        if sequence := self._sequence:
+            # Last, when no program runs any more that has found the session before.
+            sequence.ns, sequence.expected = maps.sequence(slot)
+            sequence.inject = self._sequence = None
 
     def _limit(self, slot: int, up: Police | None, down: Police | None) -> int:
         """Fill the buckets; returns the blocks that look at them."""

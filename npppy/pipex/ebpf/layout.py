@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 #: Of all layouts here.  A change of one raises it, and needs an entry in migrate.OLDER.
-VERSION: Final = 2
+VERSION: Final = 3
 
 #: The programs, compiled from pipex/bpf by ``make bpf``.
 OBJECT: Final = str(Path(__file__).parents[1] / "bpf" / "pipex.o")
@@ -39,6 +39,10 @@ IP4: Final = 1 << 8
 IP6: Final = 1 << 9
 FAST: Final = 1 << 10
 USER: Final = 1 << 11
+IPSEC: Final = 1 << 12
+
+#: Of SESSION.flags: the outer UDP header has a checksum.
+CHECKSUM: Final = 1 << 0
 
 #: enum pipex_counter, without PIPEX_C_; its place in the map ``counts`` is that in here.
 COUNTERS: Final = (
@@ -59,6 +63,7 @@ COUNTERS: Final = (
     "PUNT_STALE",
     "TX_FAIL",
     "MIRROR_LOST",
+    "DROP_LATE",
 )
 
 # enum pipex_way
@@ -76,6 +81,9 @@ SHARED_MAX: Final = 16
 
 #: Octets that an encapsulation may have.
 ENCAP_MAX: Final = 96
+
+#: EtherType of frames that hold FRAME and what it says, for a program to encapsulate; one for experiments (IEEE 802).
+FRAME_TYPE: Final = 0x88B5
 
 
 class Record(struct.Struct):
@@ -100,16 +108,18 @@ NET6: Final = Record("prefixlen:I domain:I address:16s")
 SESSION: Final = Record(
     "generation:I blocks:I address4:4s ifindex:I mtu:H mru:H shared:H encap_len:H length_at:H flags:H kind:B payload:B "
     "prefixlen4:B zero:B encap:96s ppp_id:I domain:I magic:4s peer_magic:4s mark:I next:8s outer_at:H seq_at:H "
-    "spare:32s"
+    "key_port:I key_id:2s spare:26s"
 )
 STATS: Final = Record(
     "in_bytes:Q in_packets:Q out_bytes:Q out_packets:Q active_ns:Q heard_ns:Q stack_ns:Q echo_ns:Q in_errors:Q "
-    "out_errors:Q looped:Q spare1:Q spare2:Q spare3:Q spare4:Q spare5:Q"
+    "out_errors:Q looped:Q outer_ns:Q spare2:Q spare3:Q spare4:Q spare5:Q"
 )
+SEQ: Final = Record("out:I in:I spare:8s")
 BUCKET: Final = Record("rate:Q burst:Q tokens:Q stamp_ns:Q lock:I zero:I")
 COUNT_RECORD: Final = Record("packets:Q bytes:Q")
 CONFIG: Final = Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I spare:28s")
 NIC: Final = Record("mac:6s flags:H")
+FRAME: Final = Record("ref:8s length:2s zero:H")
 EVENT: Final = Record("kind:I ppp_id:I generation:I way:H length:H ns:Q")
 
 U32: Final = struct.Struct("=I")
@@ -122,6 +132,17 @@ _VLAN: Final = 0x8100
 #: IEEE 802.1ad: the outer of two tags.
 _SERVICE_VLAN: Final = 0x88A8
 _TAG: Final = struct.Struct(">HH")
+
+
+#: TTL or Hop Limit of what leaves by the stack, which takes one.
+_HOPS: Final = 64 + 1
+_UDP: Final = 17
+#: L2TP data with a Length, and with Ns and Nr too (RFC 2661 section 3.1).
+_L2TP: Final = 0x4002
+_SEQUENCED: Final = 0x0800
+#: Of PPP in HDLC-like framing (RFC 1662): Address and Control.
+_HDLC: Final = b"\xff\x03"
+_ETHERNET: Final = 14
 
 
 class Encapsulation(NamedTuple):
@@ -158,8 +179,66 @@ def pppoe_encapsulation(
     return Encapsulation(octets, len(octets) - 2)
 
 
+class OuterEncapsulation(NamedTuple):
+    """All of a frame before PPP's Protocol field, where what varies is to be filled in, and SESSION.flags."""
+
+    octets: bytes
+    length_at: int
+    outer_at: int
+    seq_at: int
+    flags: int
+
+
+def l2tp_key(tunnel_id: int, session_id: int) -> bytes:
+    """The key of an L2TP session, of the ids that we gave out."""
+    return KEY.pack(L2TP, 0, session_id.to_bytes(2, "big"), tunnel_id, 0, 0, bytes(6), 0)
+
+
+def l2tp_encapsulation(
+    npx1: bytes,
+    npx0: bytes,
+    local: bytes,
+    local_port: int,
+    peer: bytes,
+    peer_port: int,
+    tunnel_id: int,
+    session_id: int,
+    sequenced: bool = False,
+    checksum: bool = False,
+) -> OuterEncapsulation:
+    """The frame header of an L2TP session, from *local* to *peer*, addresses of 4 or of 16 octets.
+
+    The ids are the peer's.  The stack takes the frame in at npx1, as if npx0 had sent it; these are their MAC
+    addresses.  UDP over IPv6 always has a checksum (RFC 8200 section 8.1).
+    """
+    checksum = checksum or len(peer) == 16
+    # What is left out here is counted later.
+    check = _words(local + peer) + _UDP if checksum else 0
+    udp = struct.pack(">HHHH", local_port, peer_port, 0, _folded(check))
+    l2tp = struct.pack(">HHHH", _L2TP | _SEQUENCED * sequenced, 0, tunnel_id, session_id) + bytes(4 * sequenced)
+    if len(peer) == 16:
+        kind = b"\x86\xdd"
+        ip = struct.pack(">IHBB", 6 << 28, 0, _UDP, _HOPS) + local + peer
+    else:
+        kind = b"\x08\x00"
+        ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, _HOPS, _UDP, 0, local, peer)
+        ip = ip[:10] + _folded(_words(ip)).to_bytes(2, "big") + ip[12:]
+    at = _ETHERNET + len(ip) + len(udp)
+    octets = npx1 + npx0 + kind + ip + udp + l2tp + _HDLC
+    return OuterEncapsulation(octets, at + 2, _ETHERNET, at + 8 if sequenced else 0, CHECKSUM if checksum else 0)
+
+
+def inject(slot: int, generation: int, frame: bytes) -> bytes:
+    """What follows the EtherType FRAME_TYPE, for a program to send *frame*, from PPP's Protocol field on, to a peer."""
+    return FRAME.pack(REF.pack(slot, generation), len(frame).to_bytes(2, "big"), 0) + frame
+
+
 def key_of(session: bytes) -> bytes:
     """The key that leads to a session's frames, of what its slot says."""
+    if session[SESSION.offsets["kind"]] == L2TP:
+        at = SESSION.offsets["key_id"]
+        tunnel_id = U32.unpack_from(session, SESSION.offsets["key_port"])[0]
+        return l2tp_key(tunnel_id, int.from_bytes(session[at : at + 2], "big"))
     ifindex = U32.unpack_from(session, SESSION.offsets["ifindex"])[0]
     (length,) = _U16.unpack_from(session, SESSION.offsets["encap_len"])
     at = SESSION.offsets["encap"]
@@ -184,6 +263,18 @@ def net6(domain: int, network: bytes, prefixlen: int) -> bytes:
     """*network* has 16 octets; bits beyond its prefix don't count."""
     beyond = 128 - prefixlen
     return NET6.pack(32 + prefixlen, domain, (int.from_bytes(network, "big") >> beyond << beyond).to_bytes(16, "big"))
+
+
+def _words(octets: bytes) -> int:
+    """The sum of 16-bit words."""
+    return sum(struct.unpack(f">{len(octets) // 2}H", octets))
+
+
+def _folded(total: int) -> int:
+    """A ones' complement sum, in 16 bits."""
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
 
 
 def fields(record: Record, data: bytes) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from ...control.protocol import SOCKET
 from ..base import Count
-from .layout import BUCKET, COUNT_RECORD, COUNTERS, MIRROR, OBJECT, STATS, TIMES, U32
+from .layout import BUCKET, COUNT_RECORD, COUNTERS, MIRROR, OBJECT, SEQ, STATS, TIMES, U32
 from .libbpf import LOCKED, BpfError, Map, Object, Program
 from .migrate import Legacy
 from .pins import editions, publish, remove, usable
@@ -33,6 +33,7 @@ _MAPS: Final = {
     "nets6": (2, 0),
     "slots": (0, 1),
     "stats": (0, 1),
+    "seqs": (0, 1),
     "buckets": (0, 2),
 }
 _PROGRAMS: Final = ("pipex_access", "pipex_core", "pipex_nic", "pipex_miss")
@@ -46,6 +47,8 @@ BURST_MAX: Final = 18 * 10**9
 
 #: Of SESSION: generation and blocks.
 _SLOT: Final = struct.Struct("=II")
+#: The begin of SEQ.
+_SEQUENCE: Final = struct.Struct("=II")
 #: The generation of a slot that nobody has.
 _FREE: Final = bytes(4)
 _NO_STATS: Final = bytes(STATS.size)
@@ -116,6 +119,7 @@ class PipexMaps:
         maps = self._object.maps
         try:
             self._stats = maps["stats"].mapped()
+            self._seqs = maps["seqs"].mapped()
         except BpfError:
             self._object.close()
             raise
@@ -139,6 +143,7 @@ class PipexMaps:
     def close(self) -> None:
         """Close the maps and the programs.  What is attached goes on, with the entries that are there."""
         self._stats.close()
+        self._seqs.close()
         self._object.close()
 
     # Slots.
@@ -186,6 +191,15 @@ class PipexMaps:
     def stats(self, slot: int) -> tuple[int, ...]:
         """The members of struct pipex_stats."""
         return STATS.unpack_from(self._stats, slot * STATS.size)
+
+    def sequence(self, slot: int) -> tuple[int, int]:
+        """The numbers of L2TP, of 16 bits: of the next message out, and of the next one in."""
+        out, expected = _SEQUENCE.unpack_from(self._seqs, slot * SEQ.size)
+        return out & 0xFFFF, expected & 0xFFFF
+
+    def set_sequence(self, slot: int, out: int, expected: int) -> None:
+        """Begin with these numbers, before anything leads to the session."""
+        _SEQUENCE.pack_into(self._seqs, slot * SEQ.size, out, expected)
 
     @property
     def used(self) -> int:

@@ -4,7 +4,8 @@ It may have had another layout, or maps for another number of sessions.  In this
 anywhere leaves what the next one can go on from, and no packet is lost:
 
 1. Load the programs.  They share the maps that are as they were; of the others they have new ones, and the entries are
-   copied.  Nobody changes those meanwhile: the process that did is dead, and programs only count.
+   copied.  Nobody changes those meanwhile: the process that did is dead, and programs only count.  Where they give
+   sequence numbers, the new ones begin further on.
 2. Publish the new edition (see pins.py).  Killed before, it has changed nothing, and the next process begins anew from
    the old edition; killed later, the next one takes over the new one.
 3. Put the new programs in the place of those of any older edition, each by itself, at once.  Meanwhile old and new ones
@@ -29,7 +30,7 @@ from types import TracebackType
 from typing import Final
 
 from .attach import attach_tc, replace_xdp
-from .layout import CONFIG, SESSION, STATS, U32, VERSION, Record
+from .layout import CONFIG, SEQ, SESSION, STATS, U32, VERSION, Record
 from .libbpf import XDP, BpfError, Map, Program, wait_for_programs
 from .pins import editions, own_programs, remove_before
 
@@ -50,13 +51,30 @@ OLDER: Final[dict[int, dict[str, Record]]] = {
         ),
         "config": Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I"),
     },
+    2: {
+        "slots": Record(
+            "generation:I blocks:I address4:4s ifindex:I mtu:H mru:H shared:H encap_len:H length_at:H flags:H kind:B "
+            "payload:B prefixlen4:B zero:B encap:96s ppp_id:I domain:I magic:4s peer_magic:4s mark:I next:8s "
+            "outer_at:H seq_at:H spare:32s"
+        ),
+        "stats": Record(
+            "in_bytes:Q in_packets:Q out_bytes:Q out_packets:Q active_ns:Q heard_ns:Q stack_ns:Q echo_ns:Q "
+            "in_errors:Q out_errors:Q looped:Q spare1:Q spare2:Q spare3:Q spare4:Q spare5:Q"
+        ),
+        "config": Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I spare:28s"),
+    },
     VERSION: {},
 }
 _NOW: Final = {"slots": SESSION, "stats": STATS, "config": CONFIG}
+#: Maps that versions before this one have not.
+_SINCE: Final = {"seqs": 3}
 #: Maps whose entries are npppyd's own: they change only when it says so.
 _TABLES: Final = ("sessions", "hosts4", "nets4", "nets6", "slots", "buckets", "config", "devs", "nics")
 #: Maps that programs of two editions may share.  The ring buffer is not: nobody may ever have read the old one.
-_SHARED: Final = (*_TABLES, "counts", "stats")
+_SHARED: Final = (*_TABLES, "counts", "stats", "seqs")
+#: So many sequence numbers are left out where old and new programs have maps of their own: those that old ones may use
+#: until they are replaced.  To the peer that many messages have been lost, and none comes twice or late.
+_LEAP: Final = 4096
 #: Those of every version.
 _PROGRAMS: Final = frozenset(("pipex_access", "pipex_core", "pipex_nic", "pipex_miss"))
 _XDP_PASS: Final = 2
@@ -78,7 +96,8 @@ class Legacy:
                     raise BpfError(f"take {edition.path} over", errno.EPROTONOSUPPORT, "its layout is not known")
             self._records = OLDER[newest.version]
             for name in _SHARED:
-                self._maps[name] = newest.map(name)
+                if newest.version >= _SINCE.get(name, 0):
+                    self._maps[name] = newest.map(name)
             missing = _PROGRAMS - {program.name for program in self._programs.values()}
             if missing:
                 raise BpfError(f"take {newest.path} over", errno.ENOENT, ", ".join(sorted(missing)))
@@ -118,6 +137,13 @@ class Legacy:
                 entries = [(key, _renewed(record, _NOW[name], value)) for key, value in entries]
             for key, value in entries:
                 new.put(key, value)
+        # Last, since the old programs go on counting.
+        numbers = self._maps.get("seqs")
+        if numbers is not None and numbers.id != maps["seqs"].id:
+            known = dict(numbers.items())
+            for key in _used(maps):
+                out, expected, spare = SEQ.unpack(known[key])
+                maps["seqs"].put(key, SEQ.pack(out + _LEAP & 0xFFFFFFFF, expected, spare))
 
     def replace(self, programs: Mapping[str, Program]) -> None:
         """Put *programs* in the place of ours wherever one is attached, and wait until none of the old ones runs.
@@ -137,7 +163,7 @@ class Legacy:
 
     def move_counters(self, maps: Mapping[str, Map]) -> None:
         """Add what programs of any older edition have counted.  Raises :class:`BpfError`."""
-        slots = [key for key, value in maps["slots"].items() if any(value[: U32.size])]
+        slots = _used(maps)
         for edition in self._editions:
             try:
                 old = edition.map("stats")
@@ -155,6 +181,11 @@ class Legacy:
     def remove(self) -> None:
         """Remove the pins of the older editions.  Raises :class:`OSError`."""
         remove_before(self._pins)
+
+
+def _used(maps: Mapping[str, Map]) -> list[bytes]:
+    """The slots that sessions have."""
+    return [key for key, value in maps["slots"].items() if any(value[: U32.size])]
 
 
 def _renewed(old: Record, new: Record, value: bytes) -> bytes:

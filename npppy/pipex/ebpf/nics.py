@@ -7,6 +7,9 @@ A driver that has no XDP of its own runs programs by the kernel's generic code, 
 only some drivers take frames that others redirect to them, and a veth device does only while its peer has GRO or a
 program: what it does not take is lost without a word.  So the map ``devs`` has only the devices that are known to take
 frames.  The others get theirs by their own queues (see leave() in pipex.c), and are no way out for fast packets.
+
+L2TP may come by any interface that has an address, whichever the peer was told: so each of those has a program, by the
+generic code where the driver has no XDP, and the one of core interfaces does both.
 """
 
 from __future__ import annotations
@@ -14,16 +17,16 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from ...tun.netlink import LinkInfo, Netlink, NetlinkError, XdpFeatures
 from ..base import Attached
 from .attach import GENERIC, NATIVE, Own, attach_xdp, detach_xdp
-from .layout import NIC, U32
+from .layout import U32
 from .libbpf import BpfError, Map
 from .maps import PipexMaps
-from .plumbing import ALIAS, driver, keep_vlan_tags, take_vlan_tags
+from .plumbing import ALIAS, driver, keep_vlan_tags, note, take_vlan_tags
 
 log = logging.getLogger("npppy.pipex")
 
@@ -37,9 +40,14 @@ NO_TRANSMIT: Final = frozenset(("veth", "ixgbevf", "mlx4_core", "nfp", "nicvf"))
 #: Native XDP of these runs on their ports, and a frame seems to have come in by one of those.
 _BONDS: Final = frozenset(("bond", "team"))
 
+# What an interface has a program for.
+_ACCESS: Final = "access"
+_CORE: Final = "core"
+_L2TP: Final = "l2tp"
+
 
 class Place(NamedTuple):
-    """Where XDP sees the frames of an access interface, and by which tags it knows them."""
+    """Where XDP sees the frames of an interface, and by which tags it knows them."""
 
     #: The interface that has the program.
     name: str
@@ -60,12 +68,17 @@ class _Nic:
         self.mode = ""
         #: Whether it is in devs; None: not known yet.
         self.transmits: bool | None = None
-        #: The names for which it was attached: itself, or VLANs of it.
-        self.users: set[str] = set()
+        #: What for, and the names for which it was attached: itself, or VLANs of it.
+        self.users: set[tuple[str, str]] = set()
+
+    @property
+    def program(self) -> str:
+        """The one that it is to have."""
+        return "pipex_access" if any(use == _ACCESS for use, _ in self.users) else "pipex_nic"
 
 
 class Nics:
-    """The access and core interfaces of a back end."""
+    """The interfaces of a back end at which frames come in and go out."""
 
     def __init__(self, maps: PipexMaps, own: Own) -> None:
         """Raises :class:`NetlinkError` or :class:`OSError`."""
@@ -78,10 +91,12 @@ class Nics:
         self._nics: dict[int, _Nic] = {}
         self._access: dict[str, Place] = {}
         self._core: dict[str, int] = {}
+        self._l2tp: dict[str, Place] = {}
         #: Interfaces that cannot be core, as they were when that was found out, by index.
         self._refused: dict[int, LinkInfo] = {}
-        #: And of access interfaces, by name.
+        #: Why access interfaces, and those of L2TP, have no program, by name.
         self._failed: dict[str, str] = {}
+        self._failed_l2tp: dict[str, str] = {}
 
     def close(self) -> None:
         """Detach all."""
@@ -89,21 +104,31 @@ class Nics:
             self.detach_access(name)
         for name in list(self._core):
             self.detach_core(name)
+        for name in list(self._l2tp):
+            self._detach_l2tp(name)
         self._features.close()
         self._netlink.close()
 
     def attached(self) -> Iterator[Attached]:
-        """The access interfaces, those included that could not be attached, and the core interfaces."""
+        """All of them, those included that could not be attached."""
+        l2tp = dict(self._l2tp)
         for name, place in self._access.items():
             nic = self._nics[place.ifindex]
-            notes = [f"on {place.name}, VLAN {_tags(place)}"] if place.name != name else []
+            notes = _notes(name, place)
             if not nic.transmits:
                 notes.append("takes no frames from XDP")
-            yield Attached(name=name, role="access", mode=nic.mode, note=", ".join(notes))
+            role = _ACCESS if l2tp.pop(name, None) is None else f"{_ACCESS}, {_L2TP}"
+            yield Attached(name=name, role=role, mode=nic.mode, note=", ".join(notes))
         for name, why in self._failed.items():
-            yield Attached(name=name, role="access", note=why)
+            yield Attached(name=name, role=_ACCESS, note=why)
         for name, ifindex in self._core.items():
-            yield Attached(name=name, role="core", mode=self._nics[ifindex].mode)
+            role = _CORE if l2tp.pop(name, None) is None else f"{_CORE}, {_L2TP}"
+            yield Attached(name=name, role=role, mode=self._nics[ifindex].mode)
+        for name, place in l2tp.items():
+            mode = self._nics[place.ifindex].mode
+            yield Attached(name=name, role=_L2TP, mode=mode, note=", ".join(_notes(name, place)))
+        for name, why in self._failed_l2tp.items():
+            yield Attached(name=name, role=_L2TP, note=why)
 
     def why_not(self, name: str) -> str:
         """Why an access interface has no program; "" if it has."""
@@ -112,6 +137,11 @@ class Nics:
     def place(self, name: str) -> Place | None:
         """Where an access interface has its program; None: it has none."""
         return self._access.get(name)
+
+    @property
+    def l2tp(self) -> bool:
+        """Whether any interface takes in what L2TP brings."""
+        return bool(self._l2tp)
 
     def attach_access(self, name: str, ifindex: int) -> None:
         """See :meth:`.backend.EbpfBackend.attach_access`."""
@@ -122,7 +152,7 @@ class Nics:
             for core in [core for core, index in self._core.items() if index == place.ifindex]:
                 log.info("iface=%s pipex: subscribers are there, so it is no core interface any more", core)
                 self.detach_core(core)
-            nic = self._hold(place.ifindex, "pipex_access", name)
+            self._hold(place.ifindex, _ACCESS, name)
         except BpfError as error:
             self.detach_access(name)
             self._failed[name] = str(error)
@@ -132,23 +162,29 @@ class Nics:
             self._access[name] = place
             if place.name != name:
                 log.info("iface=%s pipex: carried on %s, VLAN %s", name, place.name, _tags(place))
-            if len(nic.users) == 1:
-                self._change_tags(keep_vlan_tags, place.ifindex)
+            self._change_tags(keep_vlan_tags, place.ifindex)
 
     def detach_access(self, name: str) -> None:
         """See :meth:`.backend.EbpfBackend.detach_access`."""
         self._failed.pop(name, None)
         place = self._access.pop(name, None)
         if place is not None:
-            self._release(place.ifindex, name)
+            self._release(place.ifindex, _ACCESS, name)
 
-    def follow_core(self, wanted: bool, ours: Container[int]) -> None:
+    def follow_core(self, wanted: bool, ours: Container[int], l2tp: bool = False) -> None:
         """See :meth:`.backend.EbpfBackend.follow_core`; *ours* are the indexes of our own devices."""
         try:
-            found = {nic.ifindex: nic for nic in core_candidates(self._netlink, ours)} if wanted else {}
+            found = {nic.ifindex: nic for nic in core_candidates(self._netlink, ours)} if wanted or l2tp else {}
         except (NetlinkError, OSError) as error:
             log.error("pipex: %s", error)
             return
+        # First what takes no other mode.
+        self._follow_core(found if wanted else {})
+        self._follow_l2tp(found.values() if l2tp else ())
+
+    def _follow_core(self, found: Mapping[int, LinkInfo]) -> None:
+        # A program of ours that is there for something else is no news.
+        found = {ifindex: nic._replace(xdp=0) if ifindex in self._nics else nic for ifindex, nic in found.items()}
         for name, ifindex in list(self._core.items()):
             if ifindex not in found or found[ifindex].name != name:
                 self.detach_core(name)
@@ -161,6 +197,36 @@ class Nics:
                     self._refused[nic.ifindex] = nic
                     log.info("iface=%s pipex: what comes in here goes through the stack: %s", nic.name, error)
 
+    def _follow_l2tp(self, found: Collection[LinkInfo]) -> None:
+        names = {nic.name for nic in found}
+        for name in [name for name in self._l2tp if name not in names]:
+            self._detach_l2tp(name)
+        failed, self._failed_l2tp = self._failed_l2tp, {}
+        for nic in found:
+            try:
+                self._attach_l2tp(nic)
+            except BpfError as error:
+                self._detach_l2tp(nic.name)
+                self._failed_l2tp[nic.name] = why = str(error)
+                if failed.get(nic.name) != why:
+                    log.info("iface=%s pipex: what L2TP brings here, Python carries: %s", nic.name, why)
+
+    def _attach_l2tp(self, nic: LinkInfo) -> None:
+        name = nic.name
+        place = find_place(self._netlink, name, nic.ifindex)
+        if self._l2tp.get(name, place) != place:
+            self._detach_l2tp(name)
+        self._hold(place.ifindex, _L2TP, name)
+        if name not in self._l2tp:
+            self._l2tp[name] = place
+            if place.tags:
+                self._change_tags(keep_vlan_tags, place.ifindex)
+
+    def _detach_l2tp(self, name: str) -> None:
+        place = self._l2tp.pop(name, None)
+        if place is not None:
+            self._release(place.ifindex, _L2TP, name)
+
     def attach_core(self, name: str, ifindex: int, mac: bytes) -> None:
         """See :meth:`.backend.EbpfBackend.attach_core`."""
         if any(place.ifindex == ifindex for place in self._access.values()):
@@ -169,8 +235,8 @@ class Nics:
             self.detach_core(name)
         self._core[name] = ifindex
         try:
-            self._hold(ifindex, "pipex_nic", name, native=True)
-            self._maps.nics.put(U32.pack(ifindex), NIC.pack(mac, 0))
+            self._hold(ifindex, _CORE, name)
+            note(self._maps.nics, ifindex, mac=mac)
         except BpfError:
             self.detach_core(name)
             raise
@@ -179,8 +245,8 @@ class Nics:
         """See :meth:`.backend.EbpfBackend.detach_core`."""
         ifindex = self._core.pop(name, None)
         if ifindex is not None:
-            self._maps.nics.delete(U32.pack(ifindex))
-            self._release(ifindex, name)
+            note(self._maps.nics, ifindex, mac=bytes(6))
+            self._release(ifindex, _CORE, name)
 
     def admit(self, ifindex: int) -> None:
         """Let frames be redirected to an interface."""
@@ -188,35 +254,52 @@ class Nics:
 
     # How it is done.
 
-    def _hold(self, ifindex: int, program: str, user: str, *, native: bool = False) -> _Nic:
+    def _hold(self, ifindex: int, use: str, user: str) -> None:
         """Have a program at an interface, for *user* from now on.  What somebody has changed meanwhile is seen to."""
         nic = self._nics.get(ifindex)
         if nic is None:
-            nic = _Nic(_look(self._netlink, ifindex, f"attach program {program} to {user}"))
+            nic = _Nic(_look(self._netlink, ifindex, f"attach a program to {user}"))
         if not self._following:
             self._following = True
             self._features.follow(self._changed)
-        modes = (NATIVE,) if native else (GENERIC,) if nic.kind in _BONDS else (NATIVE, GENERIC)
-        mode = attach_xdp(nic.name, ifindex, self._maps.programs[program], self._own, modes)
-        if mode != nic.mode:
-            nic.mode = mode
-            log.info("iface=%s pipex: XDP %s", nic.name, mode)
+        before = nic.users
+        nic.users = before | {(use, user)}
+        try:
+            self._attach(nic, ifindex, native=use == _CORE)
+        except BpfError:
+            nic.users = before
+            raise
         self._nics[ifindex] = nic
-        nic.users.add(user)
         try:
             self._admit(ifindex)
         except BpfError:
-            self._release(ifindex, user)
+            self._release(ifindex, use, user)
             raise
-        return nic
 
-    def _release(self, ifindex: int, user: str) -> None:
+    def _attach(self, nic: _Nic, ifindex: int, *, native: bool = False) -> None:
+        """Let an interface have the program that it is to have."""
+        program = self._maps.programs[nic.program]
+        if native and nic.mode == "generic":
+            raise BpfError(f"attach {program} to {nic.name}", errno.EOPNOTSUPP)
+        modes = (NATIVE,) if native else (GENERIC,) if nic.kind in _BONDS else (NATIVE, GENERIC)
+        mode = attach_xdp(nic.name, ifindex, program, self._own, modes)
+        if mode != nic.mode:
+            nic.mode = mode
+            log.info("iface=%s pipex: XDP %s", nic.name, mode)
+
+    def _release(self, ifindex: int, use: str, user: str) -> None:
         nic = self._nics.get(ifindex)
         if nic is None:
             # It could not be had.
             return
-        nic.users.discard(user)
+        before = nic.program
+        nic.users = nic.users - {(use, user)}
         if nic.users:
+            if nic.program != before:
+                try:
+                    self._attach(nic, ifindex)
+                except BpfError as error:
+                    log.error("iface=%s %s", nic.name, error)
             return
         del self._nics[ifindex]
         self._maps.devs.delete(U32.pack(ifindex))
@@ -311,6 +394,10 @@ def _look(netlink: Netlink, ifindex: int, what: str) -> LinkInfo:
     if info is None:
         raise BpfError(what, errno.ENODEV)
     return info
+
+
+def _notes(name: str, place: Place) -> list[str]:
+    return [f"on {place.name}, VLAN {_tags(place)}"] if place.name != name else []
 
 
 def _tags(place: Place) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -11,14 +12,15 @@ import socket
 import struct
 from collections.abc import Container, Iterable, Mapping
 from contextlib import ExitStack, closing
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ...tun.device import TunInterface, look_at_forwarding
-from ...tun.netlink import Netlink, NetlinkError, RouteQueue
+from ...tun.netlink import ACCEPT_LOCAL, FORWARDING, RP_FILTER, SCOPE_HOST, Netlink, NetlinkError, RouteQueue
+from . import ipsec
 from .attach import Own, attach_tc, attach_xdp, detach_xdp, xdp_program
-from .layout import NIC, STRIPPED, U32, fields
+from .layout import FRAME, FRAME_TYPE, NIC, STRIPPED, U32, fields, inject
 from .libbpf import BpfError, Map, Program
 from .maps import PINS
 from .migrate import OLDER
@@ -28,14 +30,30 @@ log = logging.getLogger("npppy.pipex")
 
 #: Written about npx devices that are ours, before the name of the shared interface.
 ALIAS: Final = "npppy "
+#: Frames that npppyd has the programs encapsulate are so much longer than the IP packet in them, which is no longer
+#: than a session's MTU: so npx0 takes more than packets of IP may have there.
+_HEAD: Final = FRAME.size + 2
 #: With more, in octets, a veth device takes only generic XDP: a frame must fit in a page of 4096.
-NATIVE_MTU: Final = 3488
+NATIVE_MTU: Final = 3488 - _HEAD
 #: Addresses of our own of npx0 and npx1: nobody else is on their wire.
 _NPX0_MAC: Final = b"\x02npx\0\0"
 _NPX1_MAC: Final = b"\x02npx\0\1"
 #: The next hop of all routes to npx0.  Without one, the kernel would keep a neighbour entry for each subscriber, and
 #: beyond some thousand throw one away for every packet.  Nobody has it: the dummy address of RFC 7600.
 _NEXT_HOP: Final = IPv4Address("192.0.0.8")
+#: The next hops on npx0 for L2TP packets that have been decrypted (see pipex_core), and their MAC address.  The other
+#: one is out of the discard-only prefix of RFC 6666.
+OUTER_HOP: Final = IPv4Address("192.0.0.9")
+OUTER_HOP6: Final = IPv6Address("100::9")
+_OUTER_MAC: Final = b"\x02npx\0\2"
+#: An L2TP packet has no more octets than this beyond those of the IP packet in it.
+_OUTER: Final = 100
+#: Of npx1, only to have one: without, the loose form of rp_filter too drops what leaves by the stack.  Nothing from
+#: outside is for it.
+_LOOPBACK: Final = IPv4Address("127.110.112.120")
+#: An interface with a smaller MTU has no IPv6.
+_LEAST_MTU: Final = 1280
+_CONF: Final = "/proc/sys/net/ipv{}/conf/{}/{}"
 
 # linux/sockios.h, linux/ethtool.h
 _SIOCETHTOOL: Final = 0x8946
@@ -51,6 +69,7 @@ _ETHTOOL: Final = struct.Struct("=II")
 _DRIVER: Final = struct.Struct("=I32s160x")
 _ETHERTYPE_IP: Final = b"\x08\x00"
 _ETHERTYPE_IPV6: Final = b"\x86\xdd"
+_OUTWARD: Final = _NPX1_MAC + _NPX0_MAC + FRAME_TYPE.to_bytes(2, "big")
 
 
 class Device(NamedTuple):
@@ -72,7 +91,10 @@ class NpxInterface(TunInterface):
     ifindex: int
     #: How programs are attached: native or generic; "": they are not.
     mode: str = ""
+    #: Frames that were to be encapsulated, and could not be sent.
+    lost: int = 0
     _inject: socket.socket
+    _outward: socket.socket
     _mtu: int
     _programs: Mapping[str, Program] | None = None
     _own: Own
@@ -81,6 +103,26 @@ class NpxInterface(TunInterface):
         """Give the kernel a packet, as received on npx0.  Raises :class:`OSError` where it is not taken."""
         kind = _ETHERTYPE_IP if packet[0] >> 4 == 4 else _ETHERTYPE_IPV6
         self._inject.sendmsg((_NPX0_MAC + _NPX1_MAC + kind, packet))
+
+    def encapsulate(self, slot: int, generation: int, frame: bytes) -> None:
+        """Have the programs send *frame*, from its PPP Protocol field on, to the peer of the session in a slot.
+
+        One that cannot be sent is counted.
+        """
+        try:
+            self._outward.send(_OUTWARD + inject(slot, generation, frame))
+        except OSError:
+            self.lost += 1
+
+    def why_not_outward(self, version: int) -> str:
+        """Why packets of this version of IP would not leave from npx1 by the stack; "" if they do.
+
+        What others have changed at npx1 is put right.
+        """
+        if not self._why_not_outward(version):
+            return ""
+        self._open_outward()
+        return self._why_not_outward(version)
 
     def attach(self, programs: Mapping[str, Program], own: Own) -> None:
         """Let the programs work: from now on packets pass.  Raises :class:`BpfError`."""
@@ -97,6 +139,7 @@ class NpxInterface(TunInterface):
 
     def set_mtu(self, mtu: int) -> None:
         """Give the devices another MTU, in octets.  Failure is logged."""
+        mtu = max(mtu, _LEAST_MTU)
         if mtu == self._mtu:
             return
         programs = self._programs
@@ -106,6 +149,8 @@ class NpxInterface(TunInterface):
                 # What passes meanwhile, Python carries.
                 detach_xdp(self.npx1.name, self.npx1.ifindex, self._own)
             self._set_up(mtu)
+            if self._routes is not None:
+                self._routes.set_mtu(mtu)
         except (BpfError, NetlinkError, OSError) as error:
             log.error("iface=%s %s", self.name, error)
         if again:
@@ -124,10 +169,11 @@ class NpxInterface(TunInterface):
         except NetlinkError as error:
             log.error("iface=%s %s", self.name, error)
         self._inject.close()
+        self._outward.close()
         super().close()
 
     def _configure(self, mtu: int, aggregates: Iterable[IPv4Network]) -> None:
-        netlink = self._netlink
+        netlink, aggregates = self._netlink, tuple(aggregates)
         remove_pairs(netlink, self.name)
         names = _free_names()
         netlink.add_veth(names[0], _NPX0_MAC, names[1], _NPX1_MAC, os.cpu_count() or 1)
@@ -143,24 +189,88 @@ class NpxInterface(TunInterface):
             _keep_to_processor(npx0)
             for device, ifindex in ((npx0.name, npx0.ifindex), (npx1.name, npx1.ifindex), (self.name, self.ifindex)):
                 netlink.no_link_local(device, ifindex)
-            self._set_up(mtu)
+            self._set_up(max(mtu, _LEAST_MTU))
             netlink.add_address(npx0.name, npx0.ifindex, self.address)
+            netlink.add_neighbour(npx0.name, npx0.ifindex, OUTER_HOP, _OUTER_MAC)
+            self._add_hop6()
+            netlink.add_address(npx1.name, npx1.ifindex, _LOOPBACK, SCOPE_HOST)
+            self._open_outward()
             for network in aggregates:
-                netlink.add_route(npx0.name, npx0.ifindex, network, _NEXT_HOP)
-            self._inject = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
-            self._inject.bind((npx1.name, 0))
+                netlink.add_route(npx0.name, npx0.ifindex, network, _NEXT_HOP, self._mtu)
+            self._inject, self._outward = _sender(npx1.name), _sender(npx0.name)
         except (NetlinkError, OSError):
             netlink.delete_link(names[0], socket.if_nametoindex(names[0]))
             raise
-        self._routes = RouteQueue(netlink, npx0.name, npx0.ifindex, _NEXT_HOP)
+        self._routes = RouteQueue(netlink, npx0.name, npx0.ifindex, _NEXT_HOP, self._mtu, aggregates)
         look_at_forwarding(npx0.name)
+
+    def _add_hop6(self) -> None:
+        try:
+            self._netlink.add_neighbour(self.npx0.name, self.npx0.ifindex, OUTER_HOP6, _OUTER_MAC)
+        except NetlinkError as error:
+            # Where IPv6 is switched off, nothing comes by it.
+            log.debug("iface=%s %s", self.name, error)
 
     def _set_up(self, mtu: int) -> None:
         self._mtu = mtu
         netlink = self._netlink
         netlink.set_up(self.name, self.ifindex, mtu)
-        for device in (self.npx1, self.npx0):
-            netlink.set_up(device.name, device.ifindex, mtu, arp=False)
+        # What npx0 sends, npx1 must take: packets of L2TP too, which have been decrypted.
+        for device, most in ((self.npx1, mtu + _OUTER), (self.npx0, mtu + _HEAD)):
+            netlink.set_up(device.name, device.ifindex, most, arp=False)
+        # Of IPv4 the routes say it.
+        _write_conf(6, self.npx0.name, "mtu", mtu)
+
+    def _open_outward(self) -> None:
+        """Let the stack forward what the programs pass at npx1, which has our own source address."""
+        npx1 = self.npx1
+        try:
+            self._netlink.switch4(npx1.name, npx1.ifindex, {FORWARDING: 1, ACCEPT_LOCAL: 1, RP_FILTER: 0})
+        except (NetlinkError, OSError) as error:
+            log.error("iface=%s %s", self.name, error)
+        # The first is for the look-up of what leaves past the stack.  The second Linux has from 6.17 on; before,
+        # net.ipv6.conf.all.forwarding alone decides.
+        for switch in ("forwarding", "force_forwarding"):
+            _write_conf(6, npx1.name, switch, 1)
+
+    def _why_not_outward(self, version: int) -> str:
+        npx1 = self.npx1.name
+        if version == 6:
+            if _conf(6, npx1, "disable_ipv6") == 1:
+                return f"net.ipv6.conf.{npx1}.disable_ipv6 is 1"
+            if _conf(6, "all", "forwarding") == 0 and not _conf(6, npx1, "force_forwarding"):
+                return "net.ipv6.conf.all.forwarding is 0: set it to 1"
+            return ""
+        for switch in ("forwarding", "accept_local"):
+            if _conf(4, npx1, switch) == 0:
+                return f"net.ipv4.conf.{npx1}.{switch} is 0"
+        # The larger of the two holds.
+        filters = {name: _conf(4, name, "rp_filter") or 0 for name in ("all", npx1)}
+        name = max(filters, key=filters.__getitem__)
+        if filters[name] == 1:
+            return f"net.ipv4.conf.{name}.rp_filter is 1: set it to 2 or 0"
+        return ""
+
+
+def _sender(name: str) -> socket.socket:
+    """A socket that sends frames by an interface."""
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
+    made.bind((name, 0))
+    return made
+
+
+def _conf(version: int, name: str, switch: str) -> int | None:
+    """What net.ipv4.conf or net.ipv6.conf shows for an interface, or for "all"; None where it cannot be seen."""
+    try:
+        return int(Path(_CONF.format(version, name, switch)).read_text())
+    except OSError:
+        return None
+
+
+def _write_conf(version: int, name: str, switch: str, value: int) -> None:
+    """Set it, if there is such a thing and we may."""
+    with contextlib.suppress(OSError):
+        Path(_CONF.format(version, name, switch)).write_text(str(value))
 
 
 def ethtool(name: str, command: int, value: int) -> int:
@@ -193,18 +303,30 @@ def keep_vlan_tags(name: str, ifindex: int, nics: Map) -> None:
     flags = ethtool(name, _GFLAGS, 0)
     if flags & _RXVLAN:
         # The note first: we may be killed.
-        nics.put(U32.pack(ifindex), NIC.pack(bytes(6), STRIPPED))
+        note(nics, ifindex, flags=STRIPPED)
         ethtool(name, _SFLAGS, flags & ~_RXVLAN)
 
 
 def take_vlan_tags(name: str, ifindex: int, nics: Map) -> bool:
     """Take that back, if there is a note that it was a change; returns whether there is.  Raises likewise."""
-    note = nics.get(U32.pack(ifindex))
-    if note is None or not fields(NIC, note)["flags"] & STRIPPED:
+    found = nics.get(U32.pack(ifindex))
+    if found is None or not fields(NIC, found)["flags"] & STRIPPED:
         return False
     ethtool(name, _SFLAGS, ethtool(name, _GFLAGS, 0) | _RXVLAN)
-    nics.delete(U32.pack(ifindex))
+    note(nics, ifindex, flags=0)
     return True
+
+
+def note(nics: Map, ifindex: int, **what: object) -> None:
+    """Change what *nics* says of an interface; one of which nothing is said is not there.  Raises :class:`BpfError`."""
+    key = U32.pack(ifindex)
+    found = nics.get(key)
+    said = fields(NIC, found or bytes(NIC.size)) | what
+    record = NIC.pack(*said.values())
+    if any(record):
+        nics.put(key, record)
+    elif found is not None:
+        nics.delete(key)
 
 
 def remove_pairs(netlink: Netlink, interface: str = "") -> list[str]:
@@ -257,6 +379,7 @@ def teardown(pins: Path | None = PINS) -> list[str]:
     try:
         done = [f"XDP program detached from {name}" for name in detach_all(own, others_programs(pins))]
         done += [f"device {name} removed" for name in remove_pairs(netlink)]
+        done += ipsec.teardown((pins or PINS).name)
     finally:
         netlink.close()
         for program in own.values():

@@ -1,4 +1,4 @@
-"""Session identifiers of one access port."""
+"""Identifiers of 16 bits: PPPoE sessions of an access port, L2TP tunnels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Callable
 from hashlib import blake2s
 
-#: 0 stands for no session (RFC 2516 section 5), 0xFFFF is reserved (section 4).
+#: 0 stands for no session (RFC 2516 section 5; RFC 2661 section 3.1: no tunnel), 0xFFFF is reserved (RFC 2516
+#: section 4).
 FORBIDDEN = (0, 0xFFFF)
 
 #: Released identifiers that are passed over before they are cut off the list.
@@ -14,7 +15,7 @@ _SLACK = 4096
 
 
 class SessionIds:
-    """Gives out the 65,534 identifiers of a port: none can be told from those before it, none returns early.
+    """Gives out 65,534 identifiers: none can be told from those before it, none returns early.
 
     New ones come by a keyed permutation of a counter, a Feistel network of four rounds over 16 bits; when all have
     been used, the one that was released first comes first.

@@ -6,7 +6,7 @@ import random
 from collections import deque
 from itertools import pairwise
 
-from npppy.pppoe.ids import SessionIds
+from npppy.ids import SessionIds
 
 
 def ids(seed: int = 1) -> SessionIds:
