@@ -217,6 +217,9 @@ class LnsCall(Leg):
                 self.upper.receive(frame, now)
             else:
                 self.tunnel.service.drops["late"] += 1
+                if ahead < 0x10000 - LATE:
+                    # It may be the first of a peer that counts anew, and those after it are not to be late.
+                    sequence.expected = (ns + 1) & 0xFFFF
         elif reorder is None:
             sequence.expected = (ns + 1) & 0xFFFF
             self.upper.receive(frame, now)

@@ -356,11 +356,21 @@ def test_late_packets_pass_if_they_are_ip() -> None:
         rig.send(call, IP_PACKET, ns)
     assert len(session.frames) == 5
     rig.send(call, LCP_REQUEST, 99)
-    rig.send(call, IP_PACKET, 101 - 65)
     assert len(session.frames) == 5
     rig.send(call, IP_PACKET, 101 - 64)
     assert len(session.frames) == 6
+    rig.send(call, IP_PACKET, 101 - 65)
+    assert len(session.frames) == 6
     assert rig.drops["late"] == 2
+
+
+def test_a_peer_that_counts_anew() -> None:
+    rig = Rig()
+    call, session = rig.up()
+    for ns in (30000, 30001, 0, 1, 2, 3):
+        rig.send(call, LCP_REQUEST, ns)
+    assert len(session.frames) == 5
+    assert rig.drops["late"] == 1
 
 
 def test_what_the_kernel_numbers_is_injected() -> None:

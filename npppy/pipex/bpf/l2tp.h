@@ -204,7 +204,8 @@ INLINE bool late(const struct flow *f, __u16 ns)
 	if (!seq)
 		return false;
 	ahead = ns - seq->in;
-	if (ahead >= 0)
+	/* One from far behind may be the first of a peer that counts anew, and those after it are not to be late. */
+	if (ahead >= 0 || ahead < -LATE)
 		seq->in = (__u16)(ns + 1);
 	return ahead < -LATE;
 }
