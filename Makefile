@@ -134,6 +134,8 @@ install: ## npppyd, npppyctl, npppysim, manual pages, unit and configuration: PR
 	  conf/npppyd.service >$(DESTDIR)$(UNIT)
 	chmod 644 $(DESTDIR)$(UNIT)
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/npppy
+	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/npppy/ipsec
+	install -m 644 conf/ipsec/* $(DESTDIR)$(SYSCONFDIR)/npppy/ipsec/
 	for file in npppd.conf l2tp.conf npppd-users; do \
 	  [ -e $(DESTDIR)$(SYSCONFDIR)/npppy/$$file ] || \
 	    install -m 600 conf/$$file $(DESTDIR)$(SYSCONFDIR)/npppy/ || exit 1; \

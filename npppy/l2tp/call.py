@@ -25,6 +25,8 @@ log = logging.getLogger("npppy.l2tp")
 CONNECT = 60.0
 #: The largest MRU: IPv6, UDP, L2TP and PPP headers must fit into a datagram, too.
 MAX_MRU = 65535 - 40 - 8 - 12 - 4
+#: The same over IPv6, where nobody on the way may cut a datagram in pieces: of 1500 octets, the headers are no more.
+MAX_MRU6 = 1500 - 40 - 8 - 12 - 4
 #: Late by no more than so many messages, an IP packet still passes (as in npppd).
 LATE = 64
 
@@ -56,7 +58,7 @@ class LnsCall(Leg):
                 calling_number=message.text(Attr.CALLING_NUMBER, "")[:_TEXT],
                 called_number=message.text(Attr.CALLED_NUMBER, "")[:_TEXT],
             ),
-            max_mru=MAX_MRU,
+            max_mru=MAX_MRU if len(tunnel.endpoint.peer) == 4 else MAX_MRU6,
         )
         # None: data has no sequence numbers.
         self.sequence: Sequence | None = None

@@ -18,17 +18,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from npppy.config.model import Interface
 from npppy.l2tp.encap import L2tpEncap, Sequence
 from npppy.pipex.base import FlowSpec
 from npppy.pipex.ebpf import nics
 from npppy.pipex.ebpf.backend import EbpfBackend
 from npppy.pipex.ebpf.flow import EbpfFlow
 from npppy.pipex.ebpf.nics import NO_TRANSMIT
-from tests.root.ebpf_lab import IP, IP6, OURS, PEER, THEIRS, Lab, Namespace, gro, interface, packet_socket, sh
+from npppy.pipex.ebpf.plumbing import NpxInterface
+from tests.root.ebpf_lab import IP, IP6, OURS, PEER, POOL, THEIRS, Lab, Namespace, gro, interface, packet_socket, sh
 from tests.unit.ippackets import words
 
 #: Of npppyd and of the peer, by version of IP.
@@ -136,6 +138,7 @@ class L2tpLab(Lab):
         self.version = version
         self.local, self.peer = HERE[version], THERE[version]
         self._switch_on_ipv6(acc0=HERE[6])
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
         sh(f"ip address add {HERE[4]}/24 dev acc0")
         for address in THERE.values():
             sh(f"ip neighbour add {address} dev acc0 lladdr {THEIRS.hex(':')} nud permanent")
@@ -155,7 +158,7 @@ class L2tpLab(Lab):
         self.server.setblocking(False)
         self.messages: list[tuple[bytes, tuple[str, int]]] = []
         self.taken = 0
-        self.sequences: dict[int, Sequence] = {}
+        self.delivered = 0
         #: The peer's socket.
         self.client = self.udp(self.subscriber, self.peer, THEIR_PORT)
         self.client.settimeout(10)
@@ -182,6 +185,24 @@ class L2tpLab(Lab):
         self.backend.follow_core(fast, True)
         asyncio.get_running_loop().add_reader(self.server, self._readable)
         return self.backend
+
+    def add_interface(self, line: Interface, routes: tuple[IPv4Network, ...] = (POOL,)) -> NpxInterface:
+        npx = super().add_interface(line, routes)
+        deliver = npx._deliver
+        assert deliver is not None
+
+        def count(packet: bytes, now: float) -> None:
+            # But for what the kernel says by itself to others of the link, as a router.
+            if packet[0] >> 4 == 4 or packet[24] != 0xFF:
+                self.delivered += 1
+            deliver(packet, now)
+
+        npx._deliver = count
+        return npx
+
+    def seen(self, tun: str = "tun0") -> int:
+        """Packets that Python has got by the tun."""
+        return self.delivered
 
     def call(self, number: int = 1, address: str = PEER, *, sequence: Sequence | None = None, **more: Any) -> EbpfFlow:
         """A session of the peer."""
