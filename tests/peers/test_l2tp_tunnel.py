@@ -8,11 +8,14 @@ import signal
 import pytest
 
 from tests.peers.l2tp_lab import LAC, LNS, L2tpLab
-from tests.peers.lab import QUICK, WORLD, until
+from tests.peers.lab import MODES, QUICK, WORLD, until
 
 pytestmark = pytest.mark.guest
 
 LAB = L2tpLab
+
+#: It is the same whoever carries data.
+ONE_MODE = pytest.mark.parametrize("lab", ["user"], indirect=True)
 
 #: Another address of ours.
 OTHER = "198.51.100.3"
@@ -29,6 +32,7 @@ def dumped(lab: L2tpLab) -> str:
     return re.sub(r"\n[0-9a-f]{4}  ", " ", lab.daemon.log)
 
 
+@ONE_MODE
 @pytest.mark.parametrize("both", [True, False])
 def test_authentication(lab: L2tpLab, both: bool) -> None:
     lab.start("l2tp-secret s3cret")
@@ -39,12 +43,14 @@ def test_authentication(lab: L2tpLab, both: bool) -> None:
     assert lab.drops == {}
 
 
+@ONE_MODE
 def test_the_secret_of_an_address(lab: L2tpLab) -> None:
     lab.start(f"l2tp-secret other\nl2tp-secret s3cret from {LAC}")
     lab.dial_l2tp_up(secrets=SECRETS, lac="challenge = yes")
     lab.ping(lab.sub, WORLD)
 
 
+@ONE_MODE
 @pytest.mark.parametrize(
     ("ours", "theirs", "says"),
     [
@@ -53,6 +59,7 @@ def test_the_secret_of_an_address(lab: L2tpLab) -> None:
         ("s3cret", "wrong", r'Closed state=wait-ctl-conn .*reason="tunnel authentication failed"'),
         ("", "s3cret", r'Closed .*reason="the peer wants tunnel authentication: no l2tp-secret"'),
     ],
+    ids=["theirs is missing", "theirs is wrong", "ours is missing"],
 )
 def test_another_secret(lab: L2tpLab, ours: str, theirs: str, says: str) -> None:
     lab.start(f"l2tp-secret {ours}" if ours else "")
@@ -65,6 +72,7 @@ def test_another_secret(lab: L2tpLab, ours: str, theirs: str, says: str) -> None
     lab.empties()
 
 
+@ONE_MODE
 @pytest.mark.parametrize("hidden", [True, False])
 def test_hidden_avps(lab: L2tpLab, hidden: bool) -> None:
     """xl2tpd reveals what we hide.  Debian's can hide nothing itself: with the option it sends a Random Vector only."""
@@ -102,6 +110,7 @@ def test_answers_come_from_where_the_peer_speaks_to(lab: L2tpLab, places: str) -
     assert lab.drops == {}
 
 
+@ONE_MODE
 def test_dumps_in_the_log(lab: L2tpLab) -> None:
     dumps = "\n".join(f"l2tp-{what}-{way}-pktdump yes" for what in ("ctrl", "data") for way in ("in", "out"))
     lab.start(f"{dumps}\nauthentication-method pap\nl2tp-secret s3cret")
@@ -148,11 +157,36 @@ def test_a_reload_without_it(lab: L2tpLab, how: str) -> None:
     lab.dial_l2tp(lns=OTHER).up()
 
 
+@ONE_MODE
 def test_hello(lab: L2tpLab) -> None:
-    """A tunnel whose peer answers stays; in user mode data spares it, so none is sent here."""
+    """A tunnel whose peer answers stays.  In user mode data spares it, so none is sent here."""
     lab.start("l2tp-hello-interval 1\nl2tp-hello-timeout 1\nlcp-keepalive no")
     xl2tpd = lab.dial_l2tp_up()
-    xl2tpd.says(r"message type is Hello\(6\)", 3)
-    assert lab.session()["duration"] > 2
+    xl2tpd.says(r"message type is Hello\(6\)", 2)
     lab.ping(lab.sub, WORLD)
     until(lambda: lab.tunnel()["queued"] == 0, "an answer")
+
+
+def test_two_blocks(lab: L2tpLab) -> None:
+    """Each with its own options."""
+    lab.ip(lab.bng, f"address add {OTHER}/24 dev eth1")
+    lab.more = (
+        f"tunnel OTHER protocol l2tp {{\nlisten on {OTHER}\nl2tp-secret s3cret\nauthentication-method pap\n"
+        f"{MODES[lab.mode]}\n}}\nbind tunnel from OTHER authenticated by LOCAL to tun0\n"
+    )
+    lab.start()
+    first = lab.dial_l2tp().up()
+    second = lab.dial_l2tp(lns=OTHER, port=40001, secrets=SECRETS).up()
+    assert "CHAP authentication succeeded" in first.ppp_log
+    assert "PAP authentication succeeded" in second.ppp_log
+    assert [(session["tunnel"]) for session in lab.sessions()] == ["ACCESS", "OTHER"]
+    assert [row["peer"] for row in lab.tunnels(name="OTHER")] == [f"{LAC}:40001"]
+    for xl2tpd in (first, second):
+        lab.ping(lab.sub, WORLD, "-I", xl2tpd.interface, count=2)
+    # The end of one block is no concern of the other.
+    lab.more = ""
+    lab.rewrite()
+    lab.daemon.send(signal.SIGHUP)
+    lab.ended("Admin-Reset")
+    second.says(rf"Connection closed to {OTHER}, port 1701 \(tunnel no longer offered\)")
+    lab.ping(lab.sub, WORLD, "-I", first.interface, count=2)

@@ -214,16 +214,25 @@ def test_reload_moves_pools_interfaces_and_listeners(npppyd: Npppyd) -> None:
     route = f"10.65.0.0/25 {npppyd.route('tun5')} "
     # Routes are made once the loop comes round.
     wait_for(lambda: ip("route show proto 112").startswith(route), "the new route alone")
-    assert ip("route show proto 112").count("\n") == 1
+    # But for the next hop of what IPsec has decrypted.
+    assert [line.split()[0] for line in ip("route show proto 112").splitlines()[1:]] in ([], ["192.0.0.9"])
     assert "tun0" not in ip("link show")
     assert npppyd.state()["pools"] == {"POOL": {"size": 127, "used": 0}}
     npppyd.reload(CONFIG.replace("10.64.0.0/24", "10.64.0.0/24\n    pool-address 192.0.2.0/28"))
     device = npppyd.device("tun0")
     route = f"192.0.2.0/28 {npppyd.route('tun0')}"
     wait_for(lambda: route in ip("route show proto 112"), "the route of the second pool")
-    assert "mtu 1492" in ip(f"link show dev {device}")
+
+    def has_mtu(mtu: int) -> bool:
+        # npx0 itself has room for some octets more, which its routes do not give away.
+        return f"mtu {mtu} " in ip(f"link show dev {device}" if npppyd.pipex == "user" else "route show 192.0.2.0/28")
+
+    assert has_mtu(1492)
     npppyd.reload(CONFIG.replace("listen on interface acc", "listen on interface acc\n    mru 1400"))
-    assert "mtu 1400" in ip(f"link show dev {device}")
+    if npppyd.pipex == "user":
+        assert has_mtu(1400)
+    else:
+        wait_for(lambda: "mtu 1414" in ip(f"link show dev {device}"), "the new MTU")
     assert npppyd.stop() == 0
     assert "Traceback" not in npppyd.log.read_text()
 
