@@ -81,7 +81,7 @@ class Engine:
         self.configure(tunnels)
 
     def configure(self, tunnels: Sequence[model.Tunnel]) -> None:
-        """Take over tunnel blocks; those that are gone are for :meth:`end_service`."""
+        """Take over tunnel blocks; those that are gone are for :meth:`drop_service`."""
         for tunnel in tunnels:
             if isinstance(tunnel.carrier, L2tpOptions):
                 service = self.services.get(tunnel.name)
