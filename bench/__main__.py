@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import NoReturn
 from npppy.pipex.ebpf.libbpf import BpfError
 
 from . import blocks, packets, sessions, tcp
+from .carriers import CARRIERS, L2TP, PPPOE, Carrier
 from .figures import ROOT, BenchError, Figure, append, commit, machine, table
 from .lab import OURS, THEIRS
 
@@ -35,6 +37,8 @@ class Sizes:
     memory: int
     listed: tuple[int, ...]
     packets: packets.Effort
+    #: All rows of L2TP.
+    whole: bool
 
 
 FULL = Sizes(
@@ -45,29 +49,45 @@ FULL = Sizes(
     memory=10_000,
     listed=(10_000, 50_000),
     packets=packets.Effort(many=10_000, pairs=7, kernel_time=0.25, user_time=0.5),
+    whole=True,
 )
 QUICK = Sizes(
     setup=500,
     setup_runs=1,
     idle=1000,
-    idle_time=20.0,
+    idle_time=10.0,
     memory=2000,
     listed=(2000,),
     packets=packets.Effort(many=2000, pairs=3, kernel_time=0.1, user_time=0.2),
+    whole=False,
 )
 
 
-def figures(part: str, sizes: Sizes) -> Iterator[Figure]:
+def figures(part: str, carriers: Sequence[Carrier], sizes: Sizes) -> Iterator[Figure]:
+    """Of a part, as far as it is about these carriers."""
     if part == "setup":
-        for method in sessions.METHODS:
-            yield from sessions.setup(method, sizes.setup, sizes.setup_runs)
+        for carrier in carriers:
+            for method in sessions.METHODS:
+                yield from sessions.setup(carrier, method, sizes.setup, sizes.setup_runs)
+        if L2TP in carriers:
+            yield from sessions.setup(L2TP, sessions.METHOD, sizes.setup, sizes.setup_runs, own=True)
     elif part == "rest":
-        yield from sessions.base()
-        yield from sessions.rest(sizes.idle, sizes.idle_time, sizes.memory)
+        if PPPOE in carriers:
+            yield from sessions.base()
+            yield from sessions.rest(PPPOE, sizes.idle, sizes.idle_time, sizes.memory)
+        if L2TP in carriers:
+            yield from sessions.rest(L2TP, sizes.idle if sizes.whole else 0, sizes.idle_time, sizes.memory)
+            if sizes.whole:
+                yield from sessions.rest(L2TP, 0, 0, sizes.memory, own=True)
+    elif part == "pipex":
+        for carrier in carriers:
+            yield from packets.measure(carrier, sizes.packets, carrier is PPPOE or sizes.whole)
+        if L2TP in carriers and sizes.whole:
+            yield from packets.variants(sizes.packets)
+    elif PPPOE not in carriers:
+        return
     elif part == "ctl":
         yield from sessions.listing(sizes.listed)
-    elif part == "pipex":
-        yield from packets.measure(sizes.packets)
     elif part == "blocks":
         yield from blocks.measure(sizes.packets)
     else:
@@ -88,13 +108,20 @@ def _busy() -> float:
     return (used_now - used) / (total_now - total)
 
 
-def _warn_if_busy() -> None:
+def warn_if_busy() -> None:
+    """Say so if this machine has something else to do."""
     busy = _busy()
     if busy > QUIET:
         print(f"others take {busy:.0%} of this machine: figures by the wall mean little, those of a core are too low")
 
 
-def _interrupted(number: int, frame: object) -> NoReturn:
+def compile_all() -> None:
+    """An npppyd that compiles itself has more memory than it needs, which its sessions then seem not to take."""
+    compileall.compile_dir(ROOT / "npppy", quiet=1)
+
+
+def interrupted(number: int, frame: object) -> NoReturn:
+    """A handler of signals that end us in order."""
     raise KeyboardInterrupt
 
 
@@ -102,6 +129,7 @@ def main() -> int:
     """0 if all was measured, whatever came out; 1 if a measurement failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure npppy; see bench/README.md.")
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (all)")
+    parser.add_argument("--carrier", choices=tuple(CARRIERS), help="that alone; ctl, blocks and tcp are of pppoe")
     parser.add_argument("--quick", action="store_true", help="less of everything: three minutes at most")
     parser.add_argument("--sessions", type=int, metavar="N", help="so many in parts setup, pipex and blocks")
     parser.add_argument("--pairs", type=int, metavar="N", help="so many pairs of runs in parts pipex, blocks and tcp")
@@ -117,34 +145,36 @@ def main() -> int:
     if given.pairs:
         sizes = replace(sizes, packets=replace(sizes.packets, pairs=given.pairs))
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+        signal.signal(number, interrupted)
     # npppyd has a core to itself.
     os.sched_setaffinity(0, {THEIRS})
     try:
-        return _measure(given.parts or PARTS, sizes, given.results)
+        carriers = [CARRIERS[given.carrier]] if given.carrier else list(CARRIERS.values())
+        return _measure(given.parts or PARTS, carriers, sizes, given.results)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
 
 
-def _measure(parts: Sequence[str], sizes: Sizes, results: Path) -> int:
+def _measure(parts: Sequence[str], carriers: Sequence[Carrier], sizes: Sizes, results: Path) -> int:
     print(f"{machine()}, commit {commit()}", flush=True)
     if OURS == THEIRS:
         print("one core for all: what is measured by the wall is npppyd and its peers together")
-    _warn_if_busy()
+    warn_if_busy()
+    compile_all()
     began = time.monotonic()
     found: list[Figure] = []
     failed = False
     for part in parts:
         print(f"  {part} ...", file=sys.stderr, flush=True)
         try:
-            for figure in figures(part, sizes):
+            for figure in figures(part, carriers, sizes):
                 found.append(figure)
                 append(results, figure)
         except (BenchError, BpfError, OSError) as error:
             print(f"bench: {part} failed: {error}", file=sys.stderr)
             failed = True
-    _warn_if_busy()
+    warn_if_busy()
     print(table(found))
     print(f"{time.monotonic() - began:.0f} s; kept in {results}")
     return 1 if failed else 0

@@ -64,7 +64,7 @@ def append(path: Path, figure: Figure) -> None:
         file.write(json.dumps(facts | {"machine": machine(), "commit": commit()}) + "\n")
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
@@ -77,12 +77,12 @@ def table(figures: Iterable[Figure]) -> str:
         rows.append(
             (
                 figure.name,
-                _number(figure.value),
+                number(figure.value),
                 figure.unit,
-                _number(target),
+                number(target),
                 f"{figure.value / target:.2f}" if target else "",
                 "" if target is None else "met" if figure.met else "missed",
-                _number(baseline),
+                number(baseline),
                 f"{figure.value / baseline:.2f}" if baseline else "",
             )
         )

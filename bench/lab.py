@@ -1,6 +1,6 @@
 """Where things are measured: subscribers, npppyd and a host beyond it, a network namespace each.
 
-    sub ====== bng ------ net
+    sub ====== bng ------ net           PPPoE: hosts on sub0; L2TP: a LAC there, which has an address as eth1 has
        sub0  eth1  up0  host0
 
 Generic receive offload is on at all four ends, as NICs have it: only so do veths take frames that XDP redirects.
@@ -26,11 +26,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 from npppy.pipex.ebpf.maps import default_pins
 from npppy.pipex.ebpf.plumbing import ethtool, teardown
 
+from .carriers import LAC, LNS, PPPOE, Carrier, Macs, Session
 from .figures import ROOT, BenchError
 
 #: Seconds that anything may take, and so much longer for each session that is to come up.
@@ -54,8 +55,8 @@ PLAIN_GATEWAY, PLAIN = "192.0.2.129", IPv4Network("198.18.0.0/16")
 SET_GRO = 0x2C
 
 _CONFIG = """
-tunnel ACCESS protocol pppoe {{
-    listen on interface eth1
+tunnel ACCESS protocol {protocol} {{
+    {options}
     authentication-method {method}
     ingress-filter yes
     tcp-mss-adjust yes
@@ -242,17 +243,23 @@ class Npppyd(Program):
 class Subscribers(Program):
     """npppysim with *count* sessions, which stay up once they are."""
 
-    def __init__(self, argv: Sequence[str], count: int, daemon: Npppyd) -> None:
+    def __init__(self, argv: Sequence[str], count: int, server: Program, carrier: Carrier) -> None:
         self._count = count
-        self._daemon = daemon
-        self._wanted = daemon.started + count
+        self._server = server
+        self._carrier = carrier
+        self._before = server.started if isinstance(server, Npppyd) else 0
         super().__init__("npppysim", argv)
+
+    def _up(self) -> int:
+        """Sessions that have come up, with those that there were before."""
+        assert isinstance(self._server, Npppyd)
+        return self._server.started
 
     def wait_up(self) -> None:
         def up() -> bool:
-            self._daemon.check()
+            self._server.check()
             self.check()
-            return self._daemon.started >= self._wanted
+            return self._up() >= self._before + self._count
 
         until(up, f"{self._count} sessions are up", PATIENCE + PATIENCE_SESSION * self._count)
 
@@ -274,30 +281,18 @@ class Subscribers(Program):
 
     def leave(self) -> list[Session]:
         """End npppysim, to which nobody listens: the sessions stay.  It must have been told to print its events."""
-        return [
-            Session(told["address"], told["session_id"], bytes.fromhex(told["mac"].replace(":", "")))
-            for told in self.end()
-            if told.get("event") == "up"
-        ]
-
-
-class Session(NamedTuple):
-    """What packets of a session look like."""
-
-    address: str
-    session_id: int
-    #: Of the subscriber.
-    mac: bytes
+        return [self._carrier.session(told) for told in self.end() if told.get("event") == "up"]
 
 
 class Lab:
     """The namespaces and the files of one measurement; a context manager, which ends all that was started."""
 
-    def __init__(self) -> None:
+    def __init__(self, carrier: Carrier = PPPOE) -> None:
+        self.carrier = carrier
         self._stack = contextlib.ExitStack()
         self._first = 1
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self.directory = Path(tempfile.mkdtemp(prefix="npppy-bench-"))
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -340,6 +335,16 @@ class Lab:
             f"route add {PLAIN} via {PLAIN_GATEWAY} dev eth1 onlink",
             f"neighbour replace {PLAIN_GATEWAY} dev eth1 lladdr {sub0.hex(':')} nud permanent",
         )
+        if self.carrier is not PPPOE:
+            self.bng.ip(
+                f"address add {LNS}/24 dev eth1",
+                f"neighbour replace {LAC} dev eth1 lladdr {sub0.hex(':')} nud permanent",
+            )
+            self.sub.ip(f"address add {LAC}/24 dev sub0", "link set lo up")
+
+    @property
+    def macs(self) -> Macs:
+        return Macs(self.sub.mac("sub0"), self.bng.mac("eth1"))
 
     def _tear_down(self, pins: Path) -> None:
         with self.bng:
@@ -363,11 +368,25 @@ class Lab:
         *keepalive*: seconds between LCP echoes, 0 for none; *pipex* and *forward*: what carries the data, as in
         npppd.conf; *enter*: a command that runs the one behind it.
         """
-        lines = f"lcp-keepalive-interval {keepalive}" if keepalive else "lcp-keepalive no"
+        # Of L2TP there are none unless they are asked for; the next one is not sent before the retry interval is over.
+        lines = "lcp-keepalive no"
+        if keepalive:
+            lines = f"lcp-keepalive yes\n    lcp-keepalive-interval {keepalive}"
+            lines += f"\n    lcp-keepalive-retry-interval {keepalive}"
         config, users_file = self.directory / "npppd.conf", self.directory / "users"
-        config.write_text(_CONFIG.format(method=method, pipex=pipex, forward=forward, keepalive=lines))
+        carrier = self.carrier
+        config.write_text(
+            _CONFIG.format(
+                protocol=carrier.protocol,
+                options=carrier.options,
+                method=method,
+                pipex=pipex,
+                forward=forward,
+                keepalive=lines,
+            )
+        )
         users_file.touch(0o600)
-        users_file.write_text("".join(f"{name}:password={word}:\n" for name, word in _users(1, users)))
+        users_file.write_text("".join(f"{name}:password={word}:\n" for name, word in credentials(1, users)))
         daemon_argv = [sys.executable, "-m", "npppy.daemon", "-d", "-f", str(config), "-s", str(self.socket)]
         # When it is killed, its programs and maps stay.
         self._stack.callback(self._tear_down, default_pins(str(self.socket)))
@@ -387,20 +406,23 @@ class Lab:
         until(serves, "npppyd serves")
         return daemon
 
-    def dial(self, daemon: Npppyd, count: int, method: str, *options: str) -> Subscribers:
+    def dial(
+        self, server: Program, count: int, method: str, *options: str, kind: type[Subscribers] = Subscribers
+    ) -> Subscribers:
         """Dial so many more subscribers, who stay until they are ended, and go without a word then."""
-        credentials = self.directory / f"credentials-{self._first}"
-        credentials.write_text("".join(f"{name}:{word}\n" for name, word in _users(self._first, count)))
-        argv = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "sub0", "--json", "--hold", "inf"]
-        argv += ["--sessions", str(count), "--first", str(self._first), "--credentials", str(credentials)]
+        listed = self.directory / f"credentials-{self._first}"
+        listed.write_text("".join(f"{name}:{word}\n" for name, word in credentials(self._first, count)))
+        argv = [sys.executable, "-m", "npppy.sim.main", *self.carrier.dial, "--json", "--hold", "inf"]
+        argv += ["--sessions", str(count), "--first", str(self._first), "--credentials", str(listed)]
         argv += ["--auth", method, "--terminate", "none", *options]
         with self.sub, pinned(THEIRS):
-            subscribers = Subscribers(argv, count, daemon)
+            subscribers = kind(argv, count, server, self.carrier)
         self._first += count
         self._start(subscribers)
         return subscribers
 
 
-def _users(first: int, count: int) -> Iterator[tuple[str, str]]:
+def credentials(first: int, count: int) -> Iterator[tuple[str, str]]:
+    """Names and passwords of users."""
     for number in range(first, first + count):
         yield f"user{number}", f"password-{number}"

@@ -6,13 +6,12 @@ import contextlib
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from npppy.pppoe.codec import session_frame
-
+from .carriers import CHECKSUM, FEW, PPPOE, SEQUENCE, Carrier, Session
 from .figures import BenchError, Figure
 from .kernel import Attached, Reached, check_untimed
-from .lab import BEYOND, PLAIN, Lab, Npppyd, Session
+from .lab import BEYOND, PLAIN, Lab, Npppyd
 from .wire import Stream, Wire, ethernet, udp
 
 #: Octets of an IPv4 packet.
@@ -23,12 +22,10 @@ DELIVERED = 1_000_000
 #: Packets a second that are sent through Python, which takes fewer.
 OFFERED = 500_000
 
-#: What is to be reached with one session, as a ratio to plain forwarding.
+#: What is to be reached with one session of PPPoE, as a ratio to plain forwarding.
 TARGETS = {"stack": 0.90, "fast": 2.5}
-
-_IP = b"\x00\x21"
-#: Where an Ethernet frame, and one of a session, has the data of a UDP packet.
-_NUMBER_AT, _SESSION_NUMBER_AT = 42, 50
+#: What carries the data.
+KINDS = ("user", *TARGETS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,36 +46,36 @@ class Frames:
         """*packet* makes packets whose data follow so many octets of headers."""
         self._lab = lab
         self._packet = packet
-        self._number_at = 14 + header
-        self._sub, self._eth1 = lab.sub.mac("sub0"), lab.bng.mac("eth1")
+        self._header = header
+        self._macs = lab.macs
         self._up0, self._host = lab.bng.mac("up0"), lab.net.mac("host0")
 
     def sessions(self, way: str, size: int, sessions: Sequence[Session]) -> Stream:
         """A packet for each of them, through npppyd; *way* is ``up`` from the subscriber, or ``down``."""
         made = [self._through(way, session.address, size, number) for number, session in enumerate(sessions)]
+        carrier, macs = self._lab.carrier, self._macs
         if way == "up":
-            wrapped = [
-                session_frame(self._eth1, session.mac, session.session_id, _IP + before)
-                for session, (before, _) in zip(sessions, made, strict=True)
-            ]
-            return self._up(wrapped, [ethernet(self._host, self._up0, after) for _, after in made])
-        wrapped = [
-            session_frame(session.mac, self._eth1, session.session_id, _IP + after)
-            for session, (_, after) in zip(sessions, made, strict=True)
-        ]
-        return self._down([ethernet(self._up0, self._host, before) for before, _ in made], wrapped, 8)
+            wrapped = [session.up(macs, before) for session, (before, _) in zip(sessions, made, strict=True)]
+            stream = self._up(wrapped, [ethernet(self._host, self._up0, after) for _, after in made], size)
+            return replace(stream, count_at=carrier.count_at)
+        wrapped = [session.down(macs, after) for session, (_, after) in zip(sessions, made, strict=True)]
+        stream = self._down([ethernet(self._up0, self._host, before) for before, _ in made], wrapped, size)
+        return replace(stream, loose=carrier.loose)
 
     def plain(self, way: str, size: int, count: int) -> Stream:
         """The same packets of as many hosts that have no PPP."""
         made = [self._through(way, str(PLAIN[2 + number]), size, number) for number in range(count)]
+        sub0, eth1 = self._macs
         if way == "up":
             return self._up(
-                [ethernet(self._eth1, self._sub, before) for before, _ in made],
+                [ethernet(eth1, sub0, before) for before, _ in made],
                 [ethernet(self._host, self._up0, after) for _, after in made],
+                size,
             )
         return self._down(
             [ethernet(self._up0, self._host, before) for before, _ in made],
-            [ethernet(self._sub, self._eth1, after) for _, after in made],
+            [ethernet(sub0, eth1, after) for _, after in made],
+            size,
         )
 
     def _through(self, way: str, address: str, size: int, number: int) -> tuple[bytes, bytes]:
@@ -86,34 +83,55 @@ class Frames:
         ends = (address, BEYOND) if way == "up" else (BEYOND, address)
         return self._packet(*ends, size, 64, number), self._packet(*ends, size, 63, number)
 
-    def _up(self, sent: list[bytes], arriving: list[bytes]) -> Stream:
-        return Stream((self._lab.sub, "sub0"), sent, (self._lab.net, "host0"), arriving, self._number_at)
+    def _up(self, sent: list[bytes], arriving: list[bytes], size: int) -> Stream:
+        ends = (self._lab.sub, "sub0"), (self._lab.net, "host0")
+        return Stream(ends[0], sent, ends[1], arriving, self._number_at(arriving, size))
 
-    def _down(self, sent: list[bytes], arriving: list[bytes], more: int = 0) -> Stream:
-        return Stream((self._lab.net, "host0"), sent, (self._lab.sub, "sub0"), arriving, self._number_at + more)
+    def _down(self, sent: list[bytes], arriving: list[bytes], size: int) -> Stream:
+        ends = (self._lab.net, "host0"), (self._lab.sub, "sub0")
+        return Stream(ends[0], sent, ends[1], arriving, self._number_at(arriving, size))
+
+    def _number_at(self, arriving: list[bytes], size: int) -> int:
+        """Behind the headers of the packet, which are behind those of the frame."""
+        return len(arriving[0]) - size + self._header
 
 
-def measure(effort: Effort) -> Iterator[Figure]:
-    """Python, and the kernel both ways, each against plain forwarding in turn."""
+def measure(carrier: Carrier, effort: Effort, whole: bool = True) -> Iterator[Figure]:
+    """Python, and the kernel both ways, each against plain forwarding in turn.
+
+    Not *whole*: the kernel alone, with many sessions.
+    """
     check_untimed()
     reached = 0
-    for kind in ("user", *TARGETS):
-        with Lab() as lab, contextlib.ExitStack() as stack:
+    for kind in KINDS if whole else TARGETS:
+        with Lab(carrier) as lab, contextlib.ExitStack() as stack:
             pipex, forward = ("user", "stack") if kind == "user" else ("ebpf", kind)
             daemon = lab.npppyd(users=effort.many, method="pap", pipex=pipex, forward=forward)
             sessions = dial(lab, daemon, 1)
             bed = Bed(lab, daemon, kind, stack)
-            yield from _rows(bed, sessions, effort)
+            if whole:
+                yield from _rows(bed, sessions, effort)
             sessions += dial(lab, daemon, effort.many - 1)
             yield from _rows(bed, sessions, effort)
             if kind != "user":
                 reached += _count_reached(bed, sessions)
-    yield Figure(name="pipex.python_packets", value=reached, unit="packets", target=0, better="lower")
+    name = carrier.figure("python_packets")
+    yield Figure(name=name, value=reached, unit="packets", target=0, better="lower")
+
+
+def variants(effort: Effort) -> Iterator[Figure]:
+    """What sequence numbers, and UDP checksums, cost the fast path of L2TP."""
+    check_untimed()
+    for carrier, ways, sizes in ((SEQUENCE, WAYS, SIZES[:1]), (CHECKSUM, ("down",), SIZES)):
+        with Lab(carrier) as lab, contextlib.ExitStack() as stack:
+            daemon = lab.npppyd(users=effort.many, method="pap", pipex="ebpf", forward="fast")
+            sessions = dial(lab, daemon, effort.many)
+            yield from _rows(Bed(lab, daemon, "fast", stack), sessions, effort, ways, sizes)
 
 
 def dial(lab: Lab, daemon: Npppyd, count: int) -> list[Session]:
     """Sessions that no program listens to any more."""
-    subscribers = lab.dial(daemon, count, "pap", "--events")
+    subscribers = lab.dial(daemon, count, "pap", "--events", *lab.carrier.tunnels(FEW))
     subscribers.wait_up()
     return subscribers.leave()
 
@@ -124,28 +142,38 @@ class Bed:
     def __init__(self, lab: Lab, daemon: Npppyd, kind: str, stack: contextlib.ExitStack, *, sinks: bool = True) -> None:
         """*kind* is what carries the data: ``user``, ``stack`` or ``fast``; without *sinks*, nothing takes packets."""
         self.daemon = daemon
+        self.carrier = lab.carrier
         self.kind = kind
         self.frames = Frames(lab)
         self.reached = Reached(lab.bng, daemon.process.pid, "tun0")
         stack.callback(self.reached.close)
         self.attached = Attached(lab.bng, ("eth1", "up0"))
         stack.callback(self.attached.close)
-        if len(self.attached) != {"user": 0, "stack": 1, "fast": 2}[kind]:
+        if len(self.attached) != lab.carrier.programs[kind]:
             raise daemon.error(f"has given programs to {len(self.attached)} interfaces")
         self.wire = stack.enter_context(Wire([(lab.sub, "sub0"), (lab.net, "host0")] if sinks else []))
 
 
-def _rows(bed: Bed, sessions: Sequence[Session], effort: Effort) -> Iterator[Figure]:
+def _rows(
+    bed: Bed,
+    sessions: Sequence[Session],
+    effort: Effort,
+    ways: Sequence[str] = WAYS,
+    sizes: Sequence[int] = SIZES,
+) -> Iterator[Figure]:
     """Runs through npppyd and runs of plain forwarding in turn."""
     many = f".{len(sessions)}" if len(sessions) > 1 else ""
-    for way in WAYS:
-        for size in SIZES:
+    for way in ways:
+        for size in sizes:
             ours, plain = bed.frames.sessions(way, size, sessions), bed.frames.plain(way, size, len(sessions))
             bed.wire.load(ours, plain)
             bed.reached.count()
-            name = f"pipex.{bed.kind}.{way}.{size}{many}"
-            yield from _user(bed, name, ours, plain, effort) if bed.kind == "user" else _kernel(
-                bed, name, ours, plain, effort, None if many else TARGETS[bed.kind]
+            name = bed.carrier.figure(f"{bed.kind}.{way}.{size}{many}")
+            target = TARGETS.get(bed.kind) if bed.carrier is PPPOE and not many else None
+            yield from (
+                _user(bed, name, ours, plain, effort)
+                if bed.kind == "user"
+                else _kernel(bed, name, ours, plain, effort, target)
             )
             bed.daemon.check()
 
@@ -196,4 +224,6 @@ def _count_reached(bed: Bed, sessions: Sequence[Session]) -> int:
         stream = bed.frames.sessions(way, SIZES[0], sessions)
         bed.wire.load(stream)
         bed.wire.deliver(stream, DELIVERED)
+    # By UDP, what is read is counted.
+    bed.daemon.wait_idle()
     return bed.reached.count()

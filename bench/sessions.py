@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from .carriers import FEW, PPPOE, Carrier
 from .cgroup import MemoryGroup
 from .figures import ROOT, BenchError, Figure
 from .kernel import map_memory
-from .lab import THEIRS, Lab, Npppyd, pinned
+from .lab import THEIRS, Lab, Npppyd, Subscribers, pinned
 
 METHODS = ("pap", "chap", "mschapv2")
 #: Where the method makes no difference.
@@ -25,19 +26,23 @@ SETTLED = 3.0
 LISTINGS = 5
 
 
-def setup(method: str, sessions: int, runs: int) -> Iterator[Figure]:
-    """Set-ups a second of npppyd's processor time, and of the clock on the wall; a new npppyd for each run."""
-    rates, walls = zip(*[_setup(method, sessions) for _ in range(runs)], strict=True)
-    name = f"setup.pppoe.{method}"
-    yield Figure(name=name, value=statistics.median(rates), unit="set-ups/s of a core", target=2000, better="higher")
+def setup(carrier: Carrier, method: str, sessions: int, runs: int, own: bool = False) -> Iterator[Figure]:
+    """Set-ups a second of npppyd's processor time, and of the clock on the wall; a new npppyd for each run.
+
+    *own*: each session has a tunnel of its own.
+    """
+    rates, walls = zip(*[_setup(carrier, method, sessions, own) for _ in range(runs)], strict=True)
+    name = f"setup.{carrier.name}.{method}" + ".tunnels" * own
+    target = None if own else 2000
+    yield Figure(name=name, value=statistics.median(rates), unit="set-ups/s of a core", target=target, better="higher")
     yield Figure(name=f"{name}.wall", value=statistics.median(walls), unit="set-ups/s", better="higher")
 
 
-def _setup(method: str, sessions: int) -> tuple[float, float]:
-    with Lab() as lab:
+def _setup(carrier: Carrier, method: str, sessions: int, own: bool) -> tuple[float, float]:
+    with Lab(carrier) as lab:
         daemon = lab.npppyd(users=sessions, method=method)
         before = daemon.cpu()
-        subscribers = lab.dial(daemon, sessions, method)
+        subscribers = lab.dial(daemon, sessions, method, *carrier.tunnels(sessions if own else FEW))
         subscribers.wait_up()
         spent = daemon.cpu() - before
         *_, summary = subscribers.end()
@@ -54,34 +59,45 @@ def base() -> Iterator[Figure]:
         yield Figure(name="memory.base", value=usage / (1 << 20), unit="MiB", target=40, better="lower")
 
 
-def rest(idle: int, seconds: float, memory: int) -> Iterator[Figure]:
-    """Sessions at rest: *idle* of them, watched for *seconds*, then *memory*, which is as many or more."""
-    with MemoryGroup() as group, Lab() as lab:
+def rest(carrier: Carrier, idle: int, seconds: float, memory: int, own: bool = False) -> Iterator[Figure]:
+    """Sessions at rest: *idle* of them, watched for *seconds*, then *memory*, which is as many or more.
+
+    *idle* may be 0; *own*: each session has a tunnel of its own.
+    """
+    with MemoryGroup() as group, Lab(carrier) as lab:
         daemon = lab.npppyd(users=memory, method=METHOD, keepalive=KEEPALIVE, enter=group.enter)
         time.sleep(SETTLED)
         empty = group.usage()
         maps, capacity = map_memory(daemon.process.pid)
 
-        # As many a second as they will send echoes: these are spread evenly over the interval then.
-        subscribers = [lab.dial(daemon, idle, METHOD, "--rate", str(idle / KEEPALIVE))]
-        subscribers[0].wait_up()
-        before, began = daemon.cpu(), time.monotonic()
-        time.sleep(seconds)
-        share = (daemon.cpu() - before) / (time.monotonic() - began)
-        target = 1.0 if idle == 10_000 else None
-        yield Figure(name=f"idle.{idle}", value=share * 100, unit="% of a core", target=target, better="lower")
+        def dial(count: int, *options: str) -> Subscribers:
+            tunnels = carrier.tunnels(count if own else FEW)
+            subscribers = lab.dial(daemon, count, METHOD, *tunnels, *options)
+            subscribers.wait_up()
+            return subscribers
+
+        dialled = []
+        if idle:
+            # As many a second as they will send echoes: these are spread evenly over the interval then.
+            dialled.append(dial(idle, "--rate", str(idle / KEEPALIVE)))
+            before, began = daemon.cpu(), time.monotonic()
+            time.sleep(seconds)
+            share = (daemon.cpu() - before) / (time.monotonic() - began)
+            name = f"idle.{idle}" if carrier is PPPOE else f"idle.{carrier.name}.{idle}"
+            target = 1.0 if name == "idle.10000" else None
+            yield Figure(name=name, value=share * 100, unit="% of a core", target=target, better="lower")
 
         if memory > idle:
-            subscribers.append(lab.dial(daemon, memory - idle, METHOD))
-            subscribers[1].wait_up()
+            dialled.append(dial(memory - idle))
             time.sleep(SETTLED)
         each = (group.usage() - empty) / memory / 1024
         if capacity:
             each += maps / capacity / 1024
-        for dialled in subscribers:
+        for subscribers in dialled:
             # Raises if a session was lost meanwhile.
-            dialled.end()
-        yield Figure(name="memory.pppoe.session", value=each, unit="KiB", target=3, better="lower")
+            subscribers.end()
+        name = f"memory.{carrier.name}." + ("tunnel" if own else "session")
+        yield Figure(name=name, value=each, unit="KiB", target=None if own else 3, better="lower")
 
 
 def listing(counts: Sequence[int]) -> Iterator[Figure]:

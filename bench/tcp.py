@@ -17,11 +17,11 @@ from collections.abc import Iterator
 
 from npppy.pipex.ebpf.libbpf import Object
 from npppy.pipex.ebpf.plumbing import ethtool
-from npppy.pppoe.codec import session_frame
 
+from .carriers import Session
 from .figures import BenchError, Figure
 from .kernel import attach, check_untimed
-from .lab import GATEWAY, OURS, PLAIN, SET_GRO, THEIRS, UPLINK, Lab, Session, pinned
+from .lab import GATEWAY, OURS, PLAIN, SET_GRO, THEIRS, UPLINK, Lab, pinned
 from .packets import TARGETS, WAYS, Bed, Effort, dial, tell_pairs
 from .wire import OBJECT, ethernet
 
@@ -44,7 +44,7 @@ class _Subscriber:
 
     def __init__(self, lab: Lab, session: Session, stack: contextlib.ExitStack) -> None:
         self._session = session
-        self._sub0, self._eth1 = lab.sub.mac("sub0"), lab.bng.mac("eth1")
+        self._macs = lab.macs
         self.plain = str(PLAIN[2])
         lab.sub.ip(
             f"link add inside address {_INSIDE.hex(':')} type veth peer name outside address {_OUTSIDE.hex(':')}",
@@ -72,9 +72,9 @@ class _Subscriber:
     def use(self, pppoe: bool) -> str:
         """Take the session, or the plain link; returns the subscriber's address there."""
         session = self._session
-        header = session_frame(self._eth1, session.mac, session.session_id, b"\x00\x21")
+        header = session.up(self._macs, b"")
         if not pppoe:
-            header = ethernet(self._eth1, self._sub0, b"").ljust(len(header), b"\0")
+            header = ethernet(self._macs.eth1, self._macs.sub0, b"").ljust(len(header), b"\0")
         inward = ethernet(_INSIDE, _OUTSIDE, b"")
         self._cpes.put(bytes(4), _CPE.pack(*self._indexes, header, pppoe, inward))
         return session.address if pppoe else self.plain

@@ -30,8 +30,9 @@ from .lab import THEIRS, Namespace, until
 #: Compiled from wire.c by ``make bpf``.
 OBJECT = str(Path(__file__).parent / "bpf" / "wire.o")
 
-#: Of wire.c: octets in which frames of a stream may differ, and those at their end which the kernel compares.
-HEAD, TAIL = 72, 16
+#: Of wire.c: octets in which frames of a stream may differ, as many as most streams need, and those at their end which
+#: the kernel compares.
+HEAD, SHORT, TAIL = 96, 72, 16
 #: Streams that may be loaded at once, and frames of each.
 STREAMS = 2
 FRAMES = (1 << 15) // STREAMS
@@ -42,8 +43,8 @@ _KEPT = 8
 _WARM_UP = 50_000
 _SETTLED = 0.1
 
-_SENDING = struct.Struct("=IIIIQ")
-_ARRIVING = struct.Struct(f"=IIII{TAIL}sI2sH")
+_SENDING = struct.Struct("=IIIIIIQ")
+_ARRIVING = struct.Struct(f"=IIII{TAIL}s{HEAD}sI2sH")
 _TALLY = struct.Struct("=QQ")
 _NUMBER = struct.Struct("=I")
 _FIRST = bytes(4)
@@ -121,6 +122,18 @@ class Stream:
     arriving: Sequence[bytes]
     #: Where an arriving frame has its number.
     number_at: int
+    #: Octets of an arriving frame that may be anything.
+    loose: tuple[slice, ...] = ()
+    #: Where a frame that is sent counts, in 16 bits, how often it was, from what it has there at first; 0: nowhere.
+    count_at: int = 0
+
+    @property
+    def mask(self) -> bytes:
+        """The octets of its head that are compared, as ones."""
+        mask = bytearray(b"\xff" * HEAD)
+        for part in self.loose:
+            mask[part] = bytes(len(mask[part]))
+        return bytes(mask)
 
 
 class Wire:
@@ -150,10 +163,10 @@ class Wire:
         self._streams = list(streams)
         for place, stream in enumerate(streams):
             for name, frames in (("sent", stream.sent), ("expected", stream.arriving)):
-                if len(frames) > FRAMES or len({frame[HEAD:] for frame in frames}) != 1:
+                if len(frames) > FRAMES or not _alike(frames, HEAD):
                     raise BenchError("too many frames for a stream, or they differ where they must not")
                 keys = b"".join(_NUMBER.pack(place * FRAMES + number) for number in range(len(frames)))
-                self._maps[name].put_many(keys, b"".join(frame[:HEAD] for frame in frames))
+                self._maps[name].put_many(keys, b"".join(frame[:HEAD].ljust(HEAD, b"\0") for frame in frames))
 
     def rate(self, stream: Stream, seconds: float) -> float:
         """Frames that arrive in a second of the generator's core, of which it takes about so many."""
@@ -199,18 +212,20 @@ class Wire:
         namespace, interface = stream.start
         with namespace:
             ifindex = socket.if_nametoindex(interface)
-        self._maps["sending"].put(_FIRST, _SENDING.pack(ifindex, first, len(stream.sent), interval, 0))
+        sending = ifindex, first, len(stream.sent), interval, _head(stream.sent), stream.count_at, 0
+        self._maps["sending"].put(_FIRST, _SENDING.pack(*sending))
         frame = stream.arriving[0]
-        place = first, len(stream.arriving), len(frame), stream.number_at, frame[-TAIL:]
+        place = first, len(stream.arriving), len(frame), stream.number_at, frame[-TAIL:], stream.mask
         namespace, interface = stream.end
         with namespace:
             kept = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
             kept.bind((interface, int.from_bytes(frame[12:14], "big")))
         with kept:
-            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, _KEPT, frame[12:14], 0))
+            head = _head(stream.arriving)
+            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, _KEPT, frame[12:14], head))
             yield
             _compare(kept, stream)
-            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, 0, frame[12:14], 0))
+            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, 0, frame[12:14], head))
 
     def _send(self, stream: Stream, count: int) -> float:
         """Returns the seconds of this core that it took, and that forwarding took."""
@@ -238,6 +253,16 @@ class Wire:
         return int(right)
 
 
+def _alike(frames: Sequence[bytes], start: int) -> bool:
+    """From that octet on."""
+    return len({frame[start:] for frame in frames}) == 1
+
+
+def _head(frames: Sequence[bytes]) -> int:
+    """Octets of them in which they differ, as the kernel wants to know it."""
+    return SHORT if _alike(frames, SHORT) else HEAD
+
+
 def _compare(kept: socket.socket, stream: Stream) -> None:
     """Raises :class:`BenchError` unless frames have been kept that are right in every octet."""
     at, count = stream.number_at, 0
@@ -245,9 +270,18 @@ def _compare(kept: socket.socket, stream: Stream) -> None:
         while True:
             frame = kept.recv(65536)
             if len(frame) == len(stream.arriving[0]):
-                count += frame == stream.arriving[_NUMBER.unpack_from(frame, at)[0]]
+                expected = stream.arriving[_NUMBER.unpack_from(frame, at)[0]]
+                count += _tight(frame, stream) == _tight(expected, stream)
     if count != _KEPT:
         raise BenchError("what comes out is not what went in")
+
+
+def _tight(frame: bytes, stream: Stream) -> bytes:
+    """A frame without what may be anything."""
+    octets = bytearray(frame)
+    for part in stream.loose:
+        octets[part] = bytes(len(octets[part]))
+    return bytes(octets)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,10 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Octets in which the frames of a stream differ, or which are rewritten on the way: all headers and the number. */
-#define HEAD 72
+/* Octets in which the frames of a stream may differ, or which are rewritten on the way: all headers and the number. */
+#define HEAD 96
+/* Most streams need no more; the smallest frames have no more. */
+#define SHORT 72
 #define TAIL 16
 #define FRAMES (1 << 15)
 
@@ -28,6 +30,8 @@ struct sending {
 	__u32 first;
 	__u32 count;
 	__u32 interval;	/* nanoseconds between two; 0: as fast as it goes */
+	__u32 head;	/* SHORT or HEAD */
+	__u32 count_at;	/* where each frame counts, in 16 bits, how often it was sent; 0: nowhere */
 	__u64 next;
 };
 
@@ -38,9 +42,10 @@ struct arriving {
 	__u32 length;
 	__u32 number_at;	/* where a frame has its number, which counts from 0 */
 	__u64 tail[TAIL / 8];
+	__u64 mask[HEAD / 8];	/* of the octets of a head that are compared */
 	__u32 keep;	/* so many right ones still go on to the kernel, for a packet socket to look at */
 	__u16 type;	/* wire: EtherType */
-	__u16 zero;
+	__u16 head;	/* SHORT or HEAD */
 };
 
 struct tally {
@@ -103,10 +108,11 @@ struct {
 SEC("xdp")
 int generate(struct xdp_md *ctx)
 {
-	__u32 zero = 0, number;
+	__u32 zero = 0, number, at;
 	__u64 *data = (void *)(long)ctx->data, now;
 	struct sending *s = bpf_map_lookup_elem(&sending, &zero);
 	struct head *head;
+	__be16 *count;
 
 	if (!s)
 		return XDP_ABORTED;
@@ -120,11 +126,23 @@ int generate(struct xdp_md *ctx)
 	if (s->count > 1)
 		number += (__u64)bpf_get_prandom_u32() * s->count >> 32;
 	head = bpf_map_lookup_elem(&sent, &number);
-	if (!head || (void *)data + HEAD > (void *)(long)ctx->data_end)
+	if (!head || (void *)data + SHORT > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
+	at = s->count_at;
+	if (at && at <= HEAD - sizeof(*count)) {
+		count = (void *)head + at;
+		*count = bpf_htons(bpf_ntohs(*count) + 1);
+	}
 #pragma unroll
-	for (int i = 0; i < HEAD / 8; i++)
+	for (int i = 0; i < SHORT / 8; i++)
 		data[i] = head->words[i];
+	if (s->head > SHORT) {
+		if ((void *)data + HEAD > (void *)(long)ctx->data_end)
+			return XDP_ABORTED;
+#pragma unroll
+		for (int i = SHORT / 8; i < HEAD / 8; i++)
+			data[i] = head->words[i];
+	}
 	return bpf_redirect(s->ifindex, 0);
 }
 
@@ -139,7 +157,7 @@ int sink(struct xdp_md *ctx)
 	struct ethhdr *eth = data;
 	struct head *head;
 
-	if (!a || !t || data + HEAD > end)
+	if (!a || !t || data + SHORT > end)
 		return XDP_PASS;
 	/* What kernels and npppyd send by themselves is none of ours. */
 	if (eth->h_proto != a->type || end - data != a->length)
@@ -155,8 +173,15 @@ int sink(struct xdp_md *ctx)
 	if (!head)
 		goto wrong;
 #pragma unroll
-	for (int i = 0; i < HEAD / 8; i++)
-		difference |= word[i] ^ head->words[i];
+	for (int i = 0; i < SHORT / 8; i++)
+		difference |= (word[i] ^ head->words[i]) & a->mask[i];
+	if (a->head > SHORT) {
+		if (data + HEAD > end)
+			goto wrong;
+#pragma unroll
+		for (int i = SHORT / 8; i < HEAD / 8; i++)
+			difference |= (word[i] ^ head->words[i]) & a->mask[i];
+	}
 	at = a->length - TAIL;
 	if (at > 2048 || data + at + TAIL > end)
 		goto wrong;

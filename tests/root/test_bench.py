@@ -18,11 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.carriers import L2TP
 from bench.figures import BenchError
 from bench.kernel import Reached
 from bench.lab import BEYOND, THEIRS, Lab, until
-from bench.packets import Frames
-from bench.wire import Wire
+from bench.packets import Effort, Frames, measure, variants
+from bench.sessions import rest
+from bench.wire import HEAD, SHORT, Wire
 
 pytestmark = pytest.mark.root
 
@@ -57,13 +59,13 @@ def test_figures_are_printed_and_kept(tmp_path: Path) -> None:
     assert process.returncode == 0, err
     earlier, *figures = [json.loads(line) for line in results.read_text().splitlines()]
     assert earlier == {"name": "of.an.earlier.run"}
-    assert [figure["name"] for figure in figures] == [
-        f"setup.pppoe.{method}{wall}" for method in ("pap", "chap", "mschapv2") for wall in ("", ".wall")
-    ]
+    ways = [f"{carrier}.{method}" for carrier in ("pppoe", "l2tp") for method in ("pap", "chap", "mschapv2")]
+    names = [f"setup.{way}{wall}" for way in (*ways, "l2tp.mschapv2.tunnels") for wall in ("", ".wall")]
+    assert [figure["name"] for figure in figures] == names
     for figure in figures:
         assert figure.keys() == KEYS
         assert figure["value"] > 0
-        assert figure["target"] == (None if figure["name"].endswith(".wall") else 2000)
+        assert figure["target"] == (None if figure["name"].endswith((".wall", ".tunnels")) else 2000)
         assert figure["better"] == "higher"
         assert "Linux" in figure["machine"]
         (line,) = (line for line in out.splitlines() if line.startswith(f"{figure['name']} "))
@@ -79,23 +81,25 @@ def test_figures_of_packets(tmp_path: Path) -> None:
     blocks = {f"pipex.block.{name}.{way}" for name in BLOCKS for way in WAYS} - {"pipex.block.filter.down"}
     rows = [f"{way}.{size}{many}" for way in WAYS for size in (64, 1400) for many in ("", ".20")]
     ratios = {f"pipex.{mode}.{row}" for mode in MODES for row in rows}
+    ratios |= {f"pipex.l2tp.{mode}.{row}" for mode in MODES for row in rows if row.endswith(".20")}
     rates = {f"{name}.rate" for name in ratios} | {f"pipex.user.{row}" for row in rows}
     throughputs = {f"tcp.{mode}.{way}" for mode in MODES for way in WAYS}
     others = {f"pipex.user.{row}.core" for row in rows}
     others |= {f"pipex.session.{what}" for what in ("memory", "add", "remove")}
-    assert figures.keys() == blocks | ratios | rates | throughputs | others | {"pipex.python_packets"}
+    none = {"pipex.python_packets", "pipex.l2tp.python_packets"}
+    assert figures.keys() == blocks | ratios | rates | throughputs | others | none
     for name, figure in figures.items():
         assert figure.keys() == KEYS
         # A block may cost less than can be measured.
-        assert name in blocks or name == "pipex.python_packets" or figure["value"] > 0
+        assert name in blocks | none or figure["value"] > 0
         assert (figure["baseline"] is not None) == (name in rates | throughputs)
         assert figure["target"] == target(name)
-    assert figures["pipex.python_packets"]["value"] == 0
+    assert all(figures[name]["value"] == 0 for name in none)
     assert nothing_left(tmp_path)
 
 
 def target(name: str) -> float | None:
-    if name == "pipex.python_packets":
+    if name.endswith(".python_packets"):
         return 0
     one, mode = name.removesuffix(".64").removesuffix(".1400"), name.split(".")[1]
     return MODES[mode] if mode in MODES and one in {f"pipex.{mode}.{way}" for way in WAYS} else None
@@ -108,6 +112,29 @@ def core() -> Iterator[None]:
     os.sched_setaffinity(0, {THEIRS})
     yield
     os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("core")
+def test_all_rows_of_l2tp() -> None:
+    """Those included that a quick run leaves out."""
+    effort = Effort(many=3, pairs=1, kernel_time=0.05, user_time=0.1)
+    figures = {it.name: it for it in (*measure(L2TP, effort), *variants(effort))}
+    rows = [f"{way}.{size}{many}" for way in WAYS for size in (64, 1400) for many in ("", ".3")]
+    ratios = {f"l2tp.{mode}.{row}" for mode in MODES for row in rows}
+    ratios |= {f"l2tp.sequence.fast.{way}.64.3" for way in WAYS}
+    ratios |= {f"l2tp.checksum.fast.down.{size}.3" for size in (64, 1400)}
+    by_python = {f"l2tp.user.{row}" for row in rows}
+    names = ratios | {f"{name}.rate" for name in ratios} | by_python | {f"{name}.core" for name in by_python}
+    assert figures.keys() == {f"pipex.{name}" for name in names} | {"pipex.l2tp.python_packets"}
+    assert figures["pipex.l2tp.python_packets"].value == 0
+
+
+@pytest.mark.usefixtures("core")
+def test_l2tp_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SETTLED", "KEEPALIVE"):
+        monkeypatch.setattr(f"bench.sessions.{name}", 1)
+    figures = [*rest(L2TP, 2, 0.1, 3), *rest(L2TP, 0, 0, 3, own=True)]
+    assert [it.name for it in figures] == ["idle.l2tp.2", "memory.l2tp.session", "memory.l2tp.tunnel"]
 
 
 @pytest.mark.usefixtures("core")
@@ -132,6 +159,43 @@ class TestWire:
             wire.load(wrong)
             with pytest.raises(BenchError, match="otherwise than they went in"):
                 wire.deliver(wrong, 10)
+
+    @pytest.mark.parametrize("at", [SHORT - 1, SHORT, HEAD - 1])
+    def test_wrong_octets_of_a_long_head_are_noticed(self, at: int) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("up", 1400, 2)
+            # Frames that differ in their last octet that may.
+            sent, arriving = (
+                [change(it, HEAD - 1, by) for by, it in enumerate(frames)] for frames in (stream.sent, stream.arriving)
+            )
+            stream = replace(stream, sent=sent, arriving=arriving)
+            wire.load(stream)
+            assert wire.deliver(stream, 1000) == 1000
+            wrong = replace(stream, arriving=[change(it, at, 4) for it in arriving])
+            wire.load(wrong)
+            with pytest.raises(BenchError, match="otherwise than they went in"):
+                wire.deliver(wrong, 10)
+
+    def test_loose_octets_may_be_anything(self) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("up", 1400, 2)
+            arriving = [change(it, 50, 1) for it in stream.arriving]
+            stream = replace(stream, arriving=arriving, loose=(slice(50, 51),))
+            wire.load(stream)
+            assert wire.deliver(stream, 1000) == 1000
+
+    def test_frames_that_count(self) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            stream = replace(Frames(lab).plain("up", 1400, 2), count_at=60, loose=(slice(60, 62),))
+            wire.load(stream)
+            with lab.net, socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0) as sock:
+                sock.bind(("host0", 0x0800))
+                assert wire.deliver(stream, 1000) == 1000
+                frames = [sock.recv(2000) for _ in range(8)]
+        for number in range(2):
+            counts = [int.from_bytes(it[60:62], "big") for it in frames if it[42] == number]
+            first = int.from_bytes(stream.sent[number][60:62], "big") + 1
+            assert counts == list(range(first, first + len(counts)))
 
     def test_wrong_octets_in_the_middle_are_noticed(self) -> None:
         """The kernel does not look there, but some frames are compared whole."""
@@ -166,6 +230,12 @@ class TestWire:
         # No more are sent.
         assert rate < 25_000
         assert other == pytest.approx(rate, rel=0.01)
+
+
+def change(frame: bytes, at: int, by: int) -> bytes:
+    changed = bytearray(frame)
+    changed[at] ^= by
+    return bytes(changed)
 
 
 def ends(lab: Lab) -> Wire:
