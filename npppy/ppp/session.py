@@ -475,7 +475,8 @@ class Session(Station):
         tunnel = self.tunnel
         due = []
         if tunnel.lcp_keepalive:
-            due.append(self._echo_at)
+            # The answer, if it comes, makes it the interval again, which may be less than what a repetition waits.
+            due.append(min(self._echo_at, now + tunnel.lcp_keepalive_interval))
         if tunnel.idle_timeout and self.flow is not None:
             due.append(self.flow.last_active() + tunnel.idle_timeout)
         if due:

@@ -299,6 +299,9 @@ class LacCall(Leg):
     # Data.
 
     def data(self, datagram: bytes, data: Data, now: float) -> None:
+        if self.upper is NOBODY and self._ids:
+            # The acknowledgement that has let ICCN go was in the same batch.
+            self.begin(now)
         start, ns = data.start, data.ns
         if datagram[start : start + 2] == _ADDRESS_CONTROL:
             start += 2

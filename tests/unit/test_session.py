@@ -174,6 +174,23 @@ def test_keepalive_asks_and_is_content_with_answers() -> None:
     assert asked in (9, 10)
 
 
+def test_a_question_may_wait_longer_than_the_interval() -> None:
+    rig = Rig(lcp_keepalive_interval=30, lcp_keepalive_retry_interval=60, lcp_keepalive_max_retries=2)
+    line = rig.up()
+    line.take()
+    asked = 0
+    for _ in range(100):
+        rig.wait(3)
+        asked += answer_echo(line)
+    assert asked in (9, 10)
+    # Without answers the interval of repetitions holds.
+    line.take()
+    rig.wait(30 + 60 + 60 - 5)
+    assert line.session.phase is Phase.UP
+    rig.wait(40)
+    assert line.session.cause is Cause.LOST_CARRIER
+
+
 def test_keepalive_gives_up() -> None:
     rig = Rig(lcp_keepalive_interval=30, lcp_keepalive_retry_interval=5, lcp_keepalive_max_retries=3)
     line = rig.up()

@@ -13,7 +13,7 @@ from npppy.l2tp import causes, codec
 from npppy.l2tp.codec import Attr, Message, Type, u16, u32
 from npppy.l2tp.tunnel import Tunnel
 from npppy.ppp.cause import Cause
-from npppy.sim.l2tp import LacCall
+from npppy.sim.l2tp import Lac, LacCall
 from npppy.sim.load import Ending, Plan, Stage
 
 from .ppp_pair import Quality
@@ -157,6 +157,14 @@ def test_data_comes_behind_its_iccn() -> None:
     assert len(connected) == 300
     assert not any(service.drops for service in world.lns.services.values())
     world.nothing_left()
+
+
+def test_data_of_the_lns_tells_that_it_has_the_iccn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come in one batch with the acknowledgement that let the ICCN go, before anybody has looked at that."""
+    monkeypatch.setattr(Lac, "hold", lambda self, call, now: None)
+    world = L2tpWorld(Plan(sessions=5))
+    world.finished()
+    assert world.report.good
 
 
 # Sequence numbers (section 5.4).
