@@ -72,18 +72,7 @@ class Xl2tpd(Program):
 
     def ppp_says(self, pattern: str, times: int = 1) -> re.Match[str]:
         """Wait until pppd's log has *pattern*, so many times; returns the last of them."""
-
-        def found() -> re.Match[str] | None:
-            running = self.running
-            matches = list(re.finditer(pattern, self.ppp_log))
-            if len(matches) >= times:
-                return matches[-1]
-            assert running, f"{self.name} has exited, and pppd's log lacks {pattern!r}"
-            return None
-
-        match = until(found, f"{pattern!r} in the log of {self.name}'s pppd")
-        assert match is not None
-        return match
+        return self.writes(lambda: self.ppp_log, pattern, times, f"the log of {self.name}'s pppd")
 
     def up(self) -> Xl2tpd:
         """Wait until there is an address."""

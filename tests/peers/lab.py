@@ -142,16 +142,20 @@ class Program:
 
     def says(self, pattern: str, times: int = 1) -> re.Match[str]:
         """Wait until the log has *pattern*, so many times; returns the last of them."""
+        return self.writes(lambda: self.log, pattern, times, f"the log of {self.name}")
+
+    def writes(self, read: Callable[[], str], pattern: str, times: int, what: str) -> re.Match[str]:
+        """The same of anything that it writes."""
 
         def found() -> re.Match[str] | None:
             running = self.running
-            matches = list(re.finditer(pattern, self.log))
+            matches = list(re.finditer(pattern, read()))
             if len(matches) >= times:
                 return matches[-1]
-            assert running, f"{self.name} has exited with {self.process.returncode}, and its log lacks {pattern!r}"
+            assert running, f"{self.name} has exited with {self.process.returncode}, and {what} lacks {pattern!r}"
             return None
 
-        match = until(found, f"{pattern!r} in the log of {self.name}")
+        match = until(found, f"{pattern!r} in {what}")
         assert match is not None
         return match
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 
+from npppy.l2tp.orphans import PROBES
 from tests.peers.l2tp_lab import LNS, L2tpLab
 from tests.peers.lab import OFFICE, QUICK, WORLD, until
 
@@ -172,8 +172,12 @@ def test_a_peer_that_was_not_there_when_npppyd_started_again(lab: L2tpLab) -> No
     lab.start_again()
     lab.daemon.says(r"l2tp Ending old tunnels=1")
     assert xl2tpd.running
-    # All that is sent to the peer by itself is.
-    time.sleep(3.5)
+
+    def failed() -> int:
+        return sum(count for reason, count in lab.drops.items() if reason.startswith("send-"))
+
+    # All that is sent to the peer by itself has been, and has not left.
+    until(lambda: failed() >= PROBES, "nothing more is sent")
     lab.ip(lab.bng, "link set eth1 up")
     xl2tpd.hang_up(signal.SIGKILL)
     xl2tpd.says(rf"Connection closed to {LNS}, port 1701 \(restarted\)")
