@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Iterator
 
@@ -495,6 +496,13 @@ class TestEcho:
             assert (done.verdict, done.data) == (REDIRECT, expected)
             assert up.rig.stats().keys() == {"heard_ns", "echo_ns"}
         assert up.rig.reasons() == {"ECHO": 2}
+
+    def test_numbered(self, up: Up) -> None:
+        """Then npx0 has to send it by the queue of the session, which it may not be in yet."""
+        tunnel(up.rig, sequenced=True)
+        frame = layout.inject(SLOT, GENERATION, ppp(LCP, echo(10, OUR_MAGIC)))
+        frame = frame[:10] + (1).to_bytes(2, sys.byteorder) + frame[12:]
+        assert up(lcp(echo(9, PEER_MAGIC))).data == ethernet(NPX1, NPX0, layout.FRAME_TYPE, frame)
 
     def test_padding_stays_behind(self, up: Up) -> None:
         done = up(lcp(echo(9, PEER_MAGIC)) + bytes(20))

@@ -64,8 +64,9 @@ def for_the_stack(done: Run, mark: int = 0) -> bytes:
     return frame
 
 
-def injected(frame: bytes, generation: int = GENERATION, slot: int = SLOT) -> bytes:
-    return ethernet(NPX1, NPX0, layout.FRAME_TYPE, layout.inject(slot, generation, frame))
+def injected(frame: bytes, generation: int = GENERATION, slot: int = SLOT, again: int = 0) -> bytes:
+    body = layout.inject(slot, generation, frame)
+    return ethernet(NPX1, NPX0, layout.FRAME_TYPE, body[:10] + struct.pack("=H", again) + body[12:])
 
 
 @pytest.mark.parametrize(("six", "checksum", "sequenced"), FORMS)
@@ -129,6 +130,36 @@ class TestNumbers:
         tunnel(rig)
         found = {for_the_stack(rig.down(from_stack(PACKET)))[18:20] for _ in range(20)}
         assert len(found) > 15
+
+
+class TestOrder:
+    """The queue that pipex_order chooses is not to be seen here: see tests/root."""
+
+    def test_once_more(self, rig: Rig) -> None:
+        """To npx0 by the stack, and nothing has been done but that; the next time, it is sent."""
+        tunnel(rig, sequenced=True, out=5)
+        rig.config(npx0=66)
+        done = rig.down(injected(CONTROL, again=1))
+        assert (done.verdict, done.data[:12]) == (PASS, struct.pack("=III", 66, 0, MAGIC))
+        assert done.data[12:] == injected(CONTROL)
+        assert (numbers(rig), rig.counted()) == ((5, 0), {})
+        assert checked(for_the_stack(rig.down(done.data[12:])), six=False, checksum=False, sequenced=True)[0] == 5
+
+    def test_nobody_to_be_sent_to(self, rig: Rig) -> None:
+        tunnel(rig, sequenced=True, shared=layout.SHARED_MAX)
+        assert rig.down(injected(CONTROL, again=1)).verdict == DROP
+        assert rig.reasons() == {"TX_FAIL": 1}
+
+    @pytest.mark.parametrize("frame", [from_stack(PACKET), from_stack(PACKET6), injected(CONTROL)])
+    def test_untouched(self, rig: Rig, frame: bytes) -> None:
+        """Whole or not, and of somebody or nobody; other programs may follow."""
+        for sequenced in (False, True):
+            tunnel(rig, sequenced=sequenced)
+            # Without its whole header, nobody runs a program over a packet of IP.
+            for size in range(14 if frame[12] == 0x88 else 34 if frame[12] == 8 else 54, len(frame) + 1):
+                done = rig.programs["pipex_order"].run(frame[:size])
+                assert (done.verdict, done.data) == (0xFFFFFFFF, frame[:size])
+        assert (rig.stats(), rig.counted()) == ({}, {})
 
 
 class TestInjected:

@@ -128,7 +128,7 @@ def test_python_has_the_numbers_of_c() -> None:
 
 @pytest.mark.root
 def test_programs_and_maps(loaded: Object) -> None:
-    assert loaded.programs.keys() == {"pipex_access", "pipex_core", "pipex_nic", "pipex_miss"}
+    assert loaded.programs.keys() == {"pipex_access", "pipex_core", "pipex_nic", "pipex_miss", "pipex_order"}
     assert loaded.maps.keys() == {
         *("sessions", "hosts4", "nets4", "nets6", "slots", "stats", "seqs", "buckets", "counts", "config", "devs"),
         *("nics", "events"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import fcntl
 import logging
 import os
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ import pytest
 
 from npppy.l2tp.encap import L2tpEncap, Sequence
 from npppy.pipex.base import Counters
-from npppy.pipex.ebpf import layout
+from npppy.pipex.ebpf import layout, plumbing
 from npppy.pipex.ebpf.maps import PipexMaps
 from npppy.pipex.ebpf.plumbing import ethtool, teardown
 from npppy.ppp.link import IN, OUT
@@ -37,7 +40,7 @@ from tests.root.ebpf_l2tp import (
     session,
     unpack,
 )
-from tests.root.ebpf_lab import GATEWAY, IP, IP6, OURS, PEER, THEIRS, links, packet_socket, sh, until, xdp
+from tests.root.ebpf_lab import GATEWAY, IP, IP6, LIBC, OURS, PEER, THEIRS, links, packet_socket, sh, until, xdp
 from tests.root.ebpf_lab import frame as pppoe_frame
 from tests.unit.ippackets import tcp_sum, udp, words
 
@@ -322,42 +325,76 @@ class TestLeftToPython:
         here.close()
 
 
+def queues(name: str) -> list[int]:
+    """Packets so far by receive queue of a veth device whose XDP program is native."""
+    request = bytearray(1 << 16)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(request))
+    with socket.socket() as any_socket:
+
+        def ask(*head: int) -> int:
+            request[:12] = struct.pack("=III", *head)
+            fcntl.ioctl(any_socket, 0x8946, struct.pack("16sP16x", name.encode(), address))  # SIOCETHTOOL
+            return int.from_bytes(request[4:8], sys.byteorder)
+
+        ask(0x1B, 1, 0)  # ETHTOOL_GSTRINGS, ETH_SS_STATS
+        count = int.from_bytes(request[8:12], sys.byteorder)
+        names = [bytes(request[12 + 32 * at : 44 + 32 * at]).rstrip(b"\0").decode() for at in range(count)]
+        ask(0x1D, count, 0)  # ETHTOOL_GSTATS
+        values = dict(zip(names, struct.unpack_from(f"={count}Q", request, 8), strict=True))
+    return [values[f"rx_queue_{number}_xdp_packets"] for number in range(os.cpu_count() or 1)]
+
+
+@pytest.fixture
+def sysfs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What it shows is of our network namespace, as it is for npppyd."""
+    request.getfixturevalue("lab4" if "lab4" in request.fixturenames else "lab")
+    assert LIBC.mount(b"sysfs", os.fsencode(tmp_path), b"sysfs", 0, None) == 0, os.strerror(ctypes.get_errno())
+    monkeypatch.setattr(plumbing, "_DEVICES", tmp_path / "class/net")
+    yield
+    assert LIBC.umount(os.fsencode(tmp_path)) == 0
+
+
 class TestOrder:
-    """Python's frames and the kernel's have numbers of one row."""
+    """Python's frames and the kernel's have numbers of one row, and leave in their order."""
 
     async def _flood(
         self, lab: L2tpLab, here: socket.socket, seconds: float, act: Callable[[int], object]
     ) -> list[Data]:
-        """What the peer gets while our kernel sends, and *act* is called again and again; each call sends a frame.
+        """What the peer gets while our kernel sends on each processor, and *act* is called again and again.
 
-        All of it: there is never more on its way than there is room for everywhere.
+        Each call sends a frame.  All of it: there is never more on its way than there is room for everywhere.
         """
         found: list[Data] = []
-        acted = sent = 0
+        # Without, sub0 does not use NAPI, and each processor would take in what it has sent.
+        ethtool("acc0", 0x17, 0)
+        processors = sorted(os.sched_getaffinity(0))
+        acted, sent = 0, [0] * len(processors)
         stop = threading.Event()
 
         def room() -> bool:
-            return acted + sent - len(found) < 100
+            return acted + sum(sent) - len(found) < 100
 
         def take() -> None:
             last = False
-            while not last or len(found) < acted + sent:
+            while not last or len(found) < acted + sum(sent):
                 data = unpack(lab.client.recv(65536))
                 found.append(data)
                 last = last or data.ppp == LCP
 
-        def send() -> None:
-            nonlocal sent
+        def send(number: int) -> None:
+            # Of this thread.
+            os.sched_setaffinity(0, {processors[number]})
             while not stop.is_set():
                 if room():
-                    sent += 1
+                    sent[number] += 1
                     here.sendto(b"data", (PEER, 1))
                 else:
                     time.sleep(0)
 
-        taking, sending = threading.Thread(target=take), threading.Thread(target=send)
-        taking.start()
-        sending.start()
+        taking = threading.Thread(target=take)
+        sending = [threading.Thread(target=send, args=(number,)) for number in range(len(processors))]
+        for thread in (taking, *sending):
+            thread.start()
         end = time.monotonic() + seconds
         while acted < 200 or time.monotonic() < end:
             if room():
@@ -365,20 +402,26 @@ class TestOrder:
                 act(acted - 1)
             await asyncio.sleep(0)
         stop.set()
-        await asyncio.to_thread(sending.join)
+        for thread in sending:
+            await asyncio.to_thread(thread.join)
         acted += 1
         lab.send(LCP)
         await asyncio.to_thread(taking.join)
-        assert len(found) == acted + sent
+        assert len(found) == acted + sum(sent)
         return found
 
-    @pytest.mark.parametrize("processors", [1, 2])
-    async def test_control_amid_data(self, lab: L2tpLab, here: socket.socket, processors: int) -> None:
-        """No number is there twice and none is missing; and on one processor all are in order."""
+    @pytest.mark.usefixtures("sysfs")
+    @pytest.mark.parametrize(("processors", "mode"), [(1, "native"), (2, "native"), (2, "generic")])
+    async def test_control_amid_data(self, lab: L2tpLab, here: socket.socket, processors: int, mode: str) -> None:
+        """No number is there twice, none is missing, and all are in order, whichever processors send."""
         mine = os.sched_getaffinity(0)
         os.sched_setaffinity(0, set(sorted(mine)[:processors]))
         try:
             await lab.open()
+            assert lab.npx is not None
+            if mode == "generic":
+                lab.npx.set_mtu(4000)
+            assert lab.npx.mode == mode
             sequence = Sequence(65000)
             flow = lab.call(sequence=sequence)
             assert sequence.inject is not None
@@ -395,20 +438,66 @@ class TestOrder:
         assert len(found) - len(control) > 1000
         numbers = [data.ns for data in found]
         expected = [65000 + number & 0xFFFF for number in range(len(found))]
-        if processors == 1:
-            assert numbers == expected
-        else:
-            assert sorted(numbers) == sorted(expected)  # type: ignore[type-var]
+        assert numbers == expected
         flow.close()
         assert sequence.ns == expected[-1] + 1 & 0xFFFF
         # Data is counted, and nothing else.
         assert flow.counters().out_packets == sum(data.ppp[:2] == IP for data in found)
 
+    @pytest.mark.usefixtures("sysfs")
+    async def test_echo_amid_data(self, lab: L2tpLab, here: socket.socket) -> None:
+        """What pipex_access answers, on whichever processor, has its place too."""
+        await lab.open()
+        flow = lab.call(sequence=Sequence(), echo=True, magic=0x01020304, peer_magic=0x0A0B0C0D)
+        config = flow._maps.config
+        entry = bytearray(config.get(layout.U32.pack(0)) or b"")
+        layout.U32.pack_into(entry, layout.CONFIG.offsets["echo_interval_ns"], 0)
+        config.put(layout.U32.pack(0), bytes(entry))
+        found = await self._flood(lab, here, 1.0, lambda number: lab.up(ECHO, number & 0xFFFF))
+        numbers = [data.ns for data in found]
+        expected = [number & 0xFFFF for number in range(len(found))]
+        assert numbers == expected
+        assert sum(data.ppp[:3] == LCP + b"\x0a" for data in found) > 100
+        assert lab.messages == []
+
+    @pytest.mark.usefixtures("sysfs")
+    async def test_queues(self, lab4: L2tpLab, here: socket.socket) -> None:
+        """Each processor has its own, but for sessions with numbers, which have one each."""
+        await lab4.open()
+        assert lab4.npx is not None
+        mine = os.sched_getaffinity(0)
+
+        def used(address: str) -> list[tuple[int, ...]]:
+            """By which queues packets to a peer go that each processor sends."""
+            found = []
+            for processor in sorted(mine):
+                os.sched_setaffinity(0, {processor})
+                before = queues("npx1")
+                here.sendto(b"data", (address, 1))
+                while (after := queues("npx1")) == before:
+                    pass
+                found.append(tuple(number for number, was in enumerate(before) if after[number] != was))
+            os.sched_setaffinity(0, mine)
+            return found
+
+        own = [(processor,) for processor in sorted(mine)]
+        lab4.call(1, "10.0.0.11")
+        assert used("10.0.0.11") == own
+        numbered = {f"10.0.0.{12 + number}" for number in range(16)}
+        for number, address in enumerate(sorted(numbered)):
+            lab4.call(2 + number, address, sequence=Sequence())
+        assert used("10.0.0.11") == used("10.0.0.99") == own
+        found = [set(used(address)) for address in numbered]
+        assert all(len(each) == 1 for each in found)
+        assert set().union(*found) == set(own)
+
+    @pytest.mark.usefixtures("sysfs")
     async def test_moves_under_traffic(self, lab: L2tpLab, here: socket.socket) -> None:
         """Whoever carries it."""
         await lab.open()
         sequence = Sequence()
         flow = lab.call(sequence=sequence)
+
         def act(number: int) -> None:
             if number % 20 == 0:
                 assert (flow.to_user if number % 40 == 0 else flow.to_ebpf)()
@@ -417,8 +506,7 @@ class TestOrder:
         found = await self._flood(lab, here, 1.0, act)
         assert lab.npx is not None
         assert lab.npx.lost == 0
-        numbers = [data.ns for data in found]
-        assert sorted(numbers) == sorted(number & 0xFFFF for number in range(len(found)))  # type: ignore[type-var]
+        assert [data.ns for data in found] == [number & 0xFFFF for number in range(len(found))]
         assert flow.by_python().out_packets > 0
         assert flow.counters().out_packets > flow.by_python().out_packets
         assert flow.counters().out_packets == sum(data.ppp[:2] == IP for data in found)

@@ -144,6 +144,17 @@ class TestLeftToPython:
         assert [packet[20] for packet in seen] == [0]
         assert one.counters().out_errors == 0
 
+    async def test_peer_to_peer_of_fast_sessions(self, lab: Lab) -> None:
+        """They too, though npx0 takes frames: what leaves by it is the stack's to send."""
+        backend = await lab.open()
+        lab.add(1, fast=True)
+        two = lab.add(2, "10.0.0.3", mac=b"\x02\0\0\0\0\x03", fast=True)
+        for number in range(1, 5):
+            lab.raw.send(frame(1, IP + udp(PEER, "10.0.0.3", b"hello")))
+            await same(lambda: two.counters().out_packets, number)
+        paths = backend.state().paths
+        assert (paths["FAST_UP"].packets, paths["STACK_UP"].packets) == (0, 4)
+
     async def test_unknown_destination(self, lab: Lab) -> None:
         await lab.open()
         code, text = await lab.world.run("ping -c 1 -W 5 10.0.9.9")

@@ -129,7 +129,8 @@ INLINE bool forward(struct xdp_md *ctx, const struct flow *f, const struct packe
 		f->stats->stack_ns = now;
 		return false;
 	}
-	if (!look_up(ctx, p, npx0, &fib))
+	/* From peer to peer: npx0 takes frames, but what the stack does to those that leave by it has to be done. */
+	if (!look_up(ctx, p, npx0, &fib) || fib.ifindex == npx0)
 		return false;
 	/* It is the verdict that redirects: until then nothing has happened, and the next call has the last word. */
 	if (bpf_redirect_map(&devs, fib.ifindex, XDP_ABORTED) != XDP_REDIRECT)

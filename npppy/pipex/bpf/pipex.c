@@ -8,6 +8,7 @@
  *   pipex_nic		XDP of a core NIC: to the peer, if its session is fast; and from the peer, of L2TP
  *   pipex_miss		tc ingress of npx1: what pipex_core leaves to npppyd, to its tun; frames for NICs that take none
  *			from XDP; and to the stack those of L2TP
+ *   pipex_order	tc egress of npx0, once there is a session whose frames have numbers: by which queue they go
  *
  * What pipex_access passes reaches npppyd's sockets.  On an access NIC and a core NIC whatever is not pipex's passes
  * untouched.
@@ -24,6 +25,7 @@
 #include "l2tp.h"
 #include "mirror.h"
 #include "mss.h"
+#include "order.h"
 #include "outer.h"
 #include "parse.h"
 #include "partial.h"
@@ -54,6 +56,20 @@ struct parting {
 /* A frame of the stack may have had metadata of somebody else's on its way here. */
 #define PARTING 0x7078706e
 
+/* Pass a frame, for pipex_miss to send. */
+INLINE int part(struct xdp_md *ctx, __u32 ifindex, __u32 mark)
+{
+	struct parting *parting;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*parting)))
+		return XDP_DROP;
+	parting = (void *)(long)ctx->data_meta;
+	if ((void *)(parting + 1) > (void *)(long)ctx->data)
+		return XDP_DROP;
+	*parting = (struct parting){ ifindex, mark, PARTING };
+	return XDP_PASS;
+}
+
 /*
  * To a peer, from npx1.  devs lacks the interfaces whose drivers take no frames from XDP: pipex_miss sends there, by
  * the interface's own queue.  L2TP is left to the stack.
@@ -61,7 +77,6 @@ struct parting {
 INLINE int leave(struct xdp_md *ctx, const struct pipex_session *s)
 {
 	__u32 ifindex = has_outer(s) ? 0 : s->ifindex;
-	struct parting *parting;
 	int verdict;
 
 	if (!has_outer(s)) {
@@ -71,13 +86,7 @@ INLINE int leave(struct xdp_md *ctx, const struct pipex_session *s)
 		if (!ifindex)
 			return XDP_DROP;
 	}
-	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*parting)))
-		return XDP_DROP;
-	parting = (void *)(long)ctx->data_meta;
-	if ((void *)(parting + 1) > (void *)(long)ctx->data)
-		return XDP_DROP;
-	*parting = (struct parting){ ifindex, s->mark, PARTING };
-	return XDP_PASS;
+	return part(ctx, ifindex, s->mark);
 }
 
 /* An IP packet of the peer, behind an Ethernet header yet to be written; at most room octets of it. */
@@ -182,7 +191,8 @@ INLINE int answer(struct xdp_md *ctx, const struct flow *f, const struct arrival
 	eth->h_proto = bpf_htons(PIPEX_FRAME_TYPE);
 	frame->ref = (struct pipex_ref){ f->slot, f->generation };
 	frame->length = bpf_htons(sizeof(*protocol) + a->size);
-	frame->zero = 0;
+	/* It goes into the queue of this processor, which may be another than the session's. */
+	frame->again = f->session->seq_at != 0;
 	*protocol = bpf_htons(PPP_LCP);
 	return bpf_redirect_map(&devs, cfg->npx0, XDP_DROP);
 }
@@ -401,10 +411,11 @@ __attribute__((noinline)) int injected(struct xdp_md *ctx)
 {
 	struct bpf_fib_lookup way;
 	struct pipex_frame *frame;
+	struct pipex_config *cfg;
 	struct pipex_ref ref;
 	struct cursor c;
 	struct flow f;
-	__u32 bytes, size, cut = ETH_HLEN + sizeof(*frame);
+	__u32 bytes, size, shared, cut = ETH_HLEN + sizeof(*frame);
 	bool known;
 	int verdict;
 
@@ -422,6 +433,15 @@ __attribute__((noinline)) int injected(struct xdp_md *ctx)
 	ref = frame->ref;
 	if (!find(&ref, &f, bytes))
 		return XDP_DROP;
+	if (frame->again) {
+		frame->again = 0;
+		shared = f.session->shared;
+		cfg = bpf_map_lookup_elem(&config, &shared);
+		if (cfg)
+			return part(ctx, cfg->npx0, 0);
+		count(PIPEX_C_TX_FAIL, bytes);
+		return XDP_DROP;
+	}
 	known = has_outer(f.session) && shortcut(ctx, &f, size, bpf_ktime_get_coarse_ns(), true, &way);
 	verdict = wrap(ctx, &f, cut, size, 0) ? depart(ctx, &f, &way, known, PIPEX_C_STACK_DOWN) : XDP_DROP;
 	if (verdict == XDP_DROP)
@@ -532,4 +552,11 @@ int pipex_miss(struct __sk_buff *skb)
 			return bpf_redirect(cfg->tun, 0);
 	}
 	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int pipex_order(struct __sk_buff *skb)
+{
+	choose_queue(skb);
+	return TC_ACT_UNSPEC;
 }

@@ -209,7 +209,7 @@ struct pipex_nic {
 struct pipex_frame {
 	struct pipex_ref ref;
 	__be16 length;	/* wire; padding may follow */
-	__u16 zero;
+	__u16 again;	/* npx0 is to send it once more, by the queue of its session */
 };
 
 /* The head of a record in the ring buffer. */

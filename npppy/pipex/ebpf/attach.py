@@ -1,4 +1,4 @@
-"""Programs at their hooks: XDP and tc ingress.
+"""Programs at their hooks: XDP and tc.
 
 They are attached by netlink, not by links, and so stay when npppyd is killed.  A program that is not ours is never
 replaced.
@@ -31,7 +31,10 @@ NATIVE: Final = 1 << 2
 _MODES: Final = {1: NATIVE, 2: GENERIC}
 _NAMES: Final = {NATIVE: "native", GENERIC: "generic"}
 
-_INGRESS: Final = 1
+#: enum bpf_tc_attach_point
+INGRESS: Final = 1
+EGRESS: Final = 2
+_TC_NAMES: Final = {INGRESS: "ingress", EGRESS: "egress"}
 _REPLACE_FILTER: Final = 1
 #: Of our filter; any number would do, but one that is known can be replaced.
 _HANDLE: Final = 1
@@ -148,10 +151,10 @@ def detach_xdp(name: str, ifindex: int, own: Own) -> bool:
         return False
 
 
-def attach_tc(name: str, ifindex: int, program: Program) -> None:
-    """Run *program* on what arrives at an interface of ours, in place of an older one."""
+def attach_tc(name: str, ifindex: int, program: Program, point: int = INGRESS) -> None:
+    """Run *program* on what arrives at an interface of ours, or leaves, in place of an older one."""
     lib = library()
-    hook = _TcHook(sz=ctypes.sizeof(_TcHook), ifindex=ifindex, attach_point=_INGRESS)
+    hook = _TcHook(sz=ctypes.sizeof(_TcHook), ifindex=ifindex, attach_point=point)
     code = lib.bpf_tc_hook_create(ctypes.byref(hook))
     if code not in (0, -errno.EEXIST):
         raise BpfError(f"make the clsact qdisc of {name}", -code)
@@ -160,7 +163,7 @@ def attach_tc(name: str, ifindex: int, program: Program) -> None:
     )
     code = lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(opts))
     if code:
-        raise BpfError(f"attach {program} to tc ingress of {name}", -code)
+        raise BpfError(f"attach {program} to tc {_TC_NAMES[point]} of {name}", -code)
 
 
 @contextmanager

@@ -182,6 +182,8 @@ class EbpfFlow(UserFlow):
         ref = REF.pack(slot, generation)
         done = []
         try:
+            if wire.sequence is not None:
+                npx.keep_order()
             blocks |= self._limit(slot, spec.police_up, spec.police_down)
             session = SESSION.pack(
                 generation,

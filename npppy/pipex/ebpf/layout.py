@@ -119,7 +119,7 @@ BUCKET: Final = Record("rate:Q burst:Q tokens:Q stamp_ns:Q lock:I zero:I")
 COUNT_RECORD: Final = Record("packets:Q bytes:Q")
 CONFIG: Final = Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I spare:28s")
 NIC: Final = Record("mac:6s flags:H")
-FRAME: Final = Record("ref:8s length:2s zero:H")
+FRAME: Final = Record("ref:8s length:2s again:H")
 EVENT: Final = Record("kind:I ppp_id:I generation:I way:H length:H ns:Q")
 
 U32: Final = struct.Struct("=I")

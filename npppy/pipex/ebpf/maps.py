@@ -36,7 +36,7 @@ _MAPS: Final = {
     "seqs": (0, 1),
     "buckets": (0, 2),
 }
-_PROGRAMS: Final = ("pipex_access", "pipex_core", "pipex_nic", "pipex_miss")
+_PROGRAMS: Final = ("pipex_access", "pipex_core", "pipex_nic", "pipex_miss", "pipex_order")
 #: A slot that was given back rests until so many others were, and there are so many more than sessions: no program
 #: still runs then that may have found the session before.
 _RESTING: Final = 256

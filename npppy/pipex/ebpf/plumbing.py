@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from ...tun.device import TunInterface, look_at_forwarding
 from ...tun.netlink import ACCEPT_LOCAL, FORWARDING, RP_FILTER, SCOPE_HOST, Netlink, NetlinkError, RouteQueue
 from . import ipsec
-from .attach import Own, attach_tc, attach_xdp, detach_xdp, xdp_program
+from .attach import EGRESS, Own, attach_tc, attach_xdp, detach_xdp, xdp_program
 from .layout import FRAME, FRAME_TYPE, NIC, STRIPPED, U32, fields, inject
 from .libbpf import BpfError, Map, Program
 from .maps import PINS
@@ -53,6 +53,7 @@ _OUTER: Final = 100
 _LOOPBACK: Final = IPv4Address("127.110.112.120")
 #: An interface with a smaller MTU has no IPv6.
 _LEAST_MTU: Final = 1280
+_DEVICES: Final = Path("/sys/class/net")
 _CONF: Final = "/proc/sys/net/ipv{}/conf/{}/{}"
 
 # linux/sockios.h, linux/ethtool.h
@@ -98,6 +99,9 @@ class NpxInterface(TunInterface):
     _mtu: int
     _programs: Mapping[str, Program] | None = None
     _own: Own
+    #: Whether each processor sends by a queue of its own, of the kernel's choice; whether pipex_order chooses.
+    _own_queues: bool = False
+    _ordered: bool = False
 
     def write(self, packet: bytes) -> None:
         """Give the kernel a packet, as received on npx0.  Raises :class:`OSError` where it is not taken."""
@@ -136,6 +140,27 @@ class NpxInterface(TunInterface):
         if mode != "native":
             text += f", which is slower: the MTU of {self._mtu} is more than {NATIVE_MTU}"
         log.info(text, self.name, self.npx0.name, mode, npx1.name)
+
+    def keep_order(self) -> None:
+        """Have frames with numbers leave in their order, whichever processors send them, from now on.
+
+        Not to be called before there is to be such a session: to look for those takes time of all packets.  Raises
+        :class:`BpfError`.
+        """
+        if self._ordered:
+            return
+        assert self._programs is not None
+        npx0, npx1 = self.npx0, self.npx1
+        try:
+            # With generic XDP there would be no NAPI, which has one processor at a time treat what is in a queue.
+            ethtool(npx1.name, _SGRO, 1)
+            attach_tc(npx0.name, npx0.ifindex, self._programs["pipex_order"], EGRESS)
+            if self._own_queues:
+                # The kernel's choice would come first; that of pipex_order is the same, but for such frames.
+                _write_xps(npx0, False)
+        except OSError as error:
+            raise BpfError(f"keep numbered frames in order on {npx0.name}", error.errno or 0) from error
+        self._ordered = True
 
     def set_mtu(self, mtu: int) -> None:
         """Give the devices another MTU, in octets.  Failure is logged."""
@@ -186,7 +211,7 @@ class NpxInterface(TunInterface):
             ethtool(npx0.name, _STXCSUM, 0)
             ethtool(npx0.name, _SGRO, 1)
             self.ifindex = netlink.link(self.name).ifindex
-            _keep_to_processor(npx0)
+            self._keep_to_processor(npx0)
             for device, ifindex in ((npx0.name, npx0.ifindex), (npx1.name, npx1.ifindex), (self.name, self.ifindex)):
                 netlink.no_link_local(device, ifindex)
             self._set_up(max(mtu, _LEAST_MTU))
@@ -203,6 +228,14 @@ class NpxInterface(TunInterface):
             raise
         self._routes = RouteQueue(netlink, npx0.name, npx0.ifindex, _NEXT_HOP, self._mtu, aggregates)
         look_at_forwarding(npx0.name)
+
+    def _keep_to_processor(self, device: Device) -> None:
+        """Have the kernel choose no queue by a hash."""
+        try:
+            _write_xps(device, True)
+            self._own_queues = True
+        except OSError as error:
+            log.info("iface=%s its queues are chosen by a hash, which costs some time: %s", device.name, error)
 
     def _add_hop6(self) -> None:
         try:
@@ -423,19 +456,16 @@ def _take_back(edition: Edition) -> list[str]:
     return done
 
 
-def _keep_to_processor(device: Device) -> None:
-    """Have each processor send by a queue of its own, as far as there are, for the kernel to choose none by a hash."""
-    queues = Path(f"/sys/class/net/{device.name}/queues")
-    try:
-        # A sandbox may show the devices of another network namespace.
-        if int((queues.parent / "ifindex").read_text()) != device.ifindex:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        for number, queue in enumerate(sorted(queues.glob("tx-*"), key=lambda path: int(path.name[3:]))):
-            # Words of 32 bits, the highest first.
-            words = [f"{1 << number % 32:x}", *["00000000"] * (number // 32)]
-            (queue / "xps_cpus").write_text(",".join(words))
-    except OSError as error:
-        log.info("iface=%s its queues are chosen by a hash, which costs some time: %s", device.name, error)
+def _write_xps(device: Device, own: bool) -> None:
+    """Have each processor send by a queue of its own, as far as there are, or none.  Raises :class:`OSError`."""
+    queues = _DEVICES / device.name / "queues"
+    # A sandbox may show the devices of another network namespace.
+    if int((queues.parent / "ifindex").read_text()) != device.ifindex:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for number, queue in enumerate(sorted(queues.glob("tx-*"), key=lambda path: int(path.name[3:]))):
+        # Words of 32 bits, the highest first.
+        words = [f"{1 << number % 32:x}", *["00000000"] * (number // 32)]
+        (queue / "xps_cpus").write_text(",".join(words) if own else "0")
 
 
 def _free_names() -> tuple[str, str]:
