@@ -6,6 +6,7 @@ test_pppoe_fuzz.py, sessions as a whole in test_session_fuzz.py.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,13 +120,14 @@ def test_parser(name: str) -> None:
 def test_npppd_conf(tmp_path: Path) -> None:
     file = tmp_path / "npppd.conf"
     refused = 0
-    for data in inputs("npppd.conf", CONFIG):
+    # A load takes a millisecond.
+    for data in itertools.islice(inputs("npppd.conf", CONFIG), ROUNDS // 3):
         file.write_bytes(data)
         try:
             load(file)
         except ConfigError:
             refused += 1
-    assert 0 < refused < ROUNDS
+    assert 0 < refused < ROUNDS // 3
 
 
 STAGES: dict[str, tuple[int, Callable[[Line], object], Sequence[bytes]]] = {

@@ -34,7 +34,11 @@ KEEPALIVE = """
 """
 
 
-@pytest.fixture(params=["user", "ebpf"])
+#: In Python, too, in the long run (make test-full).
+MODES = ["user", "ebpf"] if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else ["ebpf"]
+
+
+@pytest.fixture(params=MODES)
 def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     lab = Lab(tmp_path, os.getpid(), request.param)
     try:
