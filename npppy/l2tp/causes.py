@@ -9,7 +9,6 @@ from ..text import printable
 # RFC 2661 section 4.4.2: Result Codes of StopCCN.
 STOP_CLEAR = 1
 STOP_ERROR = 2
-STOP_EXISTS = 3
 STOP_NOT_AUTHORIZED = 4
 STOP_VERSION = 5
 STOP_SHUTDOWN = 6
@@ -23,7 +22,6 @@ CDN_TEMPORARY = 4
 CDN_PERMANENT = 5
 
 # General Error Codes.
-ERROR_RESOURCES = 4
 ERROR_SESSION_ID = 5
 ERROR_VENDOR = 6
 
