@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..config.model import Realm
 from ..ppp.link import Caller
+from ..ppp.mppe import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class Request:
     caller: Caller
     #: The carrier's ``callnum-check``.
     check_calling_number: bool = False
+    #: Whether MPPE wants keys, where the proof can give some.
+    keys: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,8 @@ class Accept:
     nbns: tuple[int, ...] | None = None
     #: MS-CHAPv2: the authenticator's response, "S=" and 40 hexadecimal digits (RFC 2759 section 5).
     authenticator_response: str = ""
+    #: For MPPE; None: there are none, or nobody asked.
+    keys: Keys | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

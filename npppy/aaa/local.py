@@ -8,7 +8,8 @@ from hashlib import md5, sha256
 
 from ..config.users import User, UsersFile
 from ..ppp import mschap
-from .base import Accept, Answer, Chap, MsChapV1, Pap, Proof, Reject, Request
+from ..ppp.mppe import Keys, keys_from_mschap
+from .base import Accept, Answer, Chap, MsChapV1, MsChapV2, Pap, Proof, Reject, Request
 
 
 def _same(ours: bytes, theirs: bytes) -> bool:
@@ -55,14 +56,17 @@ class LocalUsers:
             return Reject(reason="wrong password")
         if request.check_calling_number and (user.calling_number or "") != request.caller.calling_number:
             return Reject(reason="wrong calling number")
-        return _accept(user, response)
+        keys = None
+        if request.keys and isinstance(request.proof, MsChapV2) and password is not None:
+            keys = keys_from_mschap(mschap.nt_password_hash(password), request.proof.nt_response, server=True)
+        return _accept(user, response, keys)
 
 
 #: Most users have nothing of their own: they share one answer.
 _PLAIN = Accept()
 
 
-def _accept(user: User, response: str) -> Accept:
+def _accept(user: User, response: str, keys: Keys | None) -> Accept:
     if not response and user.address is None and not user.address_by_peer:
         return _PLAIN
     return Accept(
@@ -70,4 +74,5 @@ def _accept(user: User, response: str) -> Accept:
         address_by_peer=user.address_by_peer,
         prefixlen=user.prefixlen,
         authenticator_response=response,
+        keys=keys,
     )

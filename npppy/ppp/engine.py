@@ -30,6 +30,10 @@ MAX_HALF_OPEN = 8192
 STRANGERS = (100, 1000)
 
 
+#: Changes of keys a second, and at once: each takes some 10 us.
+CATCHING_UP = (8192, 32768)
+
+
 class Routes(Protocol):
     """The kernel's routes to a shared interface."""
 
@@ -124,6 +128,8 @@ class Engine:
         self.listeners: list[Notify] = []
         #: May the end of a stranger's session be logged?
         self.strangers = RateLimit(*STRANGERS)
+        #: Changes of MPPE's keys that catching up may take: the packet that asks for them may be anybody's.
+        self.catching_up = RateLimit(*CATCHING_UP)
         self.closing = False
 
     def configure(self, config: Config, sites: Mapping[str, Site], now: float) -> None:

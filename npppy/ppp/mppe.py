@@ -212,6 +212,13 @@ class Receiver:
         #: Whether the peer is to be sent a Reset-Request.
         self.wants_reset = False
 
+    @property
+    def position(self) -> int:
+        """The coherency count of the next packet; it moves with every one that has been decrypted."""
+        if self.stateful:
+            return self.count
+        return (self.place if self.shared is None else self.shared.read()).number
+
     def decrypt(self, packet: bytes, now: float = 0.0) -> bytes | None:
         """The frame in the clear, from its PPP Protocol field of two octets on, for what follows 0x00fd.
 
@@ -313,6 +320,18 @@ class Receiver:
         return plain
 
 
+class Mode(NamedTuple):
+    """How one way is encrypted."""
+
+    #: 40, 56 or 128.
+    bits: int
+    stateful: bool
+
+    def __str__(self) -> str:
+        """As npppd's log lines have it."""
+        return f"{self.bits}bits,{'stateful' if self.stateful else 'stateless'}"
+
+
 class Mppe(NamedTuple):
     """Both ways of a session."""
 
@@ -320,18 +339,23 @@ class Mppe(NamedTuple):
     receive: Receiver
 
     @classmethod
-    def begin(cls, keys: Keys, bits: int, *, stateful: bool, budget: RateLimit | None = None) -> Mppe:
-        """As CCP has agreed, with keys of *bits*."""
-        strength = STRENGTHS[bits]
+    def begin(cls, keys: Keys, send: Mode, receive: Mode, budget: RateLimit | None = None) -> Mppe:
+        """As CCP has agreed."""
         return cls(
-            Sender(strength, keys.send, stateful=stateful),
-            Receiver(strength, keys.receive, stateful=stateful, budget=budget),
+            Sender(STRENGTHS[send.bits], keys.send, stateful=send.stateful),
+            Receiver(STRENGTHS[receive.bits], keys.receive, stateful=receive.stateful, budget=budget),
         )
 
     @property
-    def title(self) -> str:
-        """As log lines have it."""
-        return f"{self.send.strength.bits}bit,{'stateful' if self.send.stateful else 'stateless'}"
+    def modes(self) -> tuple[Mode, Mode]:
+        """Of what is sent, and of what is received."""
+        send, receive = self
+        return Mode(send.strength.bits, send.stateful), Mode(receive.strength.bits, receive.stateful)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a way is: then the kernel has no part in the session."""
+        return self.send.stateful or self.receive.stateful
 
 
 def _plain(data: bytes) -> bytes | None:

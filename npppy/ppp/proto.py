@@ -4,6 +4,9 @@ from __future__ import annotations
 
 # Protocol fields (RFC 1661 section 2 and the registry).
 IP = 0x0021
+IPV6 = 0x0057
+#: What MPPE has encrypted (RFC 3078 section 3).
+COMPRESSED = 0x00FD
 IPCP = 0x8021
 IPV6CP = 0x8057
 CCP = 0x80FD
@@ -11,7 +14,16 @@ LCP = 0xC021
 PAP = 0xC023
 CHAP = 0xC223
 
-NAMES = {IP: "ip", IPCP: "ipcp", IPV6CP: "ipv6cp", CCP: "ccp", LCP: "lcp", PAP: "pap", CHAP: "chap"}
+NAMES = {
+    IP: "ip",
+    COMPRESSED: "mppe",
+    IPCP: "ipcp",
+    IPV6CP: "ipv6cp",
+    CCP: "ccp",
+    LCP: "lcp",
+    PAP: "pap",
+    CHAP: "chap",
+}
 
 # Codes that every control protocol has (RFC 1661 section 5).
 CONFIGURE_REQUEST = 1
@@ -28,6 +40,9 @@ ECHO_REPLY = 10
 DISCARD_REQUEST = 11
 IDENTIFICATION = 12
 TIME_REMAINING = 13
+# Codes of CCP alone (RFC 1962 section 3).
+RESET_REQUEST = 14
+RESET_ACK = 15
 
 # LCP options (RFC 1661 section 6, RFC 1662 section 7, RFC 1570 section 2).
 OPT_MRU = 1
@@ -47,6 +62,9 @@ OPT_DNS1 = 129
 OPT_NBNS1 = 130
 OPT_DNS2 = 131
 OPT_NBNS2 = 132
+
+# CCP options (RFC 3078 section 2).
+OPT_MPPE = 18
 
 #: Without an MRU option this is it (RFC 1661 section 6.1).
 DEFAULT_MRU = 1500

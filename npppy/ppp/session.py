@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..aaa.base import Accept, Answer, Failed, Pending, Proof, Reject, Request
 from ..config.model import AuthMethod, PipexChoice, Tunnel
-from ..pipex.base import NO_WISH, ConflictError, Counters, FlowSpec
+from ..pipex.base import NO_WISH, ConflictError, Counters, Flow, FlowSpec
 from ..text import printable
 from ..wheel import Wheel
 from . import proto
@@ -20,6 +20,7 @@ from .ipcp import Ipcp
 from .lcp import DEFAULT_ACCM, Lcp, LcpPolicy
 from .link import Call, Link, Proxy
 from .pap import PapServer
+from .privacy import Privacy, required, title, wanted
 from .proxy import UnacceptableError, accept, server
 from .station import Phase, Station
 
@@ -54,6 +55,7 @@ class Session(Station):
         "_echoes",
         "_encap",
         "_pending",
+        "_sworn",
         "address",
         "cause",
         "engine",
@@ -96,6 +98,8 @@ class Session(Station):
         self.reason = ""
         # What the data path has been told of the carrier.
         self._encap: object = None
+        # Whether data was encrypted once, and so is never to pass in the clear any more.
+        self._sworn = False
         # How a LAC has authenticated the peer; "": LCP was negotiated here.
         self._dialin = ""
         self._pending: Pending | None = None
@@ -151,9 +155,17 @@ class Session(Station):
             self._dump("input", self.tunnel.dump_in, int.from_bytes(frame[:size], "big"), frame[size:])
         super().receive(frame, now)
 
-    def _send_data(self, frame: bytes) -> None:
-        self._dump("output", self.tunnel.dump_out, proto.IP, frame[2:])
-        self.call.send(frame)
+    def _sender(self) -> Callable[[bytes], None]:
+        """What sends data."""
+        send = self.call.send if self.mppe is None else self.send_encrypted
+        if "ip" not in self.tunnel.dump_out:
+            return send
+
+        def dump(frame: bytes) -> None:
+            self._dump("output", self.tunnel.dump_out, proto.IP, frame[2:])
+            send(frame)
+
+        return dump
 
     def _dump(self, way: str, wanted: frozenset[str], protocol: int, payload: bytes) -> None:
         name = proto.NAMES.get(protocol, "")
@@ -168,10 +180,18 @@ class Session(Station):
         policy = LcpPolicy(
             mru=min(tunnel.mru, link.max_mru),
             max_mru=link.max_mru,
-            demand=tunnel.authentication_methods,
+            demand=self._methods,
             unwanted=link.unwanted,
         )
         return Lcp(self, tunnel.lcp, policy, state)
+
+    @property
+    def _methods(self) -> tuple[AuthMethod, ...]:
+        """How the peer may authenticate itself: where data must be encrypted, so that there are keys."""
+        methods = self.tunnel.authentication_methods
+        if required(self.tunnel):
+            return tuple(method for method in methods if method.gives_keys)
+        return methods
 
     def resume_lcp(self) -> Lcp:
         return self._make_lcp(State.OPENED)
@@ -257,7 +277,10 @@ class Session(Station):
             if ipcp is not None:
                 self.ipcp = ipcp
                 ipcp.protocol_rejected(now)
-        elif protocol in (proto.LCP, proto.IP) or self._speaks(self.auth, protocol):
+        elif protocol == proto.CCP:
+            if self.privacy is not None:
+                self.privacy.rejected(now)
+        elif protocol in (proto.LCP, proto.IP, proto.COMPRESSED) or self._speaks(self.auth, protocol):
             # Nothing is left of the session without it (RFC 1661 section 4.3, RXJ-).
             self.end(Cause.USER_ERROR, f"the peer rejects {name}", now)
 
@@ -281,6 +304,7 @@ class Session(Station):
             proof=proof,
             caller=self.call.link.caller,
             check_calling_number=self.tunnel.callnum_check,
+            keys=wanted(self.tunnel),
         )
         # The bound on the negotiation is the peer's; it stands still while we are asked.
         self.wheel.disarm(self)
@@ -303,6 +327,8 @@ class Session(Station):
         refusal = ""
         if not isinstance(answer, Accept):
             refusal = answer.reason
+        elif answer.keys is None and self._must_encrypt:
+            refusal = "its packets must be encrypted, and its authentication gives no keys for that"
         elif login is not None and self.login_of is None:
             # Limits and addresses come before the peer hears of success.
             refusal = self.engine.admit(self, login, answer, now)
@@ -321,9 +347,16 @@ class Session(Station):
         server.answer(answer, now)
         self.remark(f'layer={self._layer} logtype=Success username="{printable(self.username)}"', now)
         self.phase = Phase.NETWORK
+        if answer.keys is not None:
+            # Before IPCP can be open: data waits for it.
+            self.privacy = Privacy(
+                self, self.tunnel, answer.keys, must=self._must_encrypt, budget=self.engine.catching_up
+            )
         ipcp = self.ipcp = self._make_ipcp(State.INITIAL)
         ipcp.open(now)
         ipcp.up(now)
+        if self.privacy is not None:
+            self.privacy.start(now)
 
     @property
     def _layer(self) -> str:
@@ -331,6 +364,29 @@ class Session(Station):
 
     def login_failed(self, reason: str, now: float) -> None:
         self.end(Cause.USER_ERROR, reason, now)
+
+    # Encryption.
+
+    @property
+    def _must_encrypt(self) -> bool:
+        return self._sworn or required(self.tunnel)
+
+    def data_may_pass(self, now: float) -> None:
+        self._network_up(now)
+
+    def data_must_stop(self, now: float) -> None:
+        self._network_down(now)
+
+    def unprotected(self, reason: str, now: float) -> None:
+        self.end(Cause.USER_ERROR, f"its packets must be encrypted: {reason}", now)
+
+    def out_of_step(self, reason: str, now: float) -> None:
+        self.end(Cause.LOST_SERVICE, reason, now)
+
+    def decrypted(self, frame: bytes, flow: Flow, now: float) -> None:
+        if self.tunnel.dump_in:
+            self._dump("input", self.tunnel.dump_in, frame[1], frame[2:])
+        super().decrypted(frame, flow, now)
 
     # IPCP.
 
@@ -364,7 +420,7 @@ class Session(Station):
             mru=self.mru,
             ingress_filter=tunnel.ingress_filter,
             mss_adjust=tunnel.tcp_mss_adjust,
-            send=self._send_data if "ip" in tunnel.dump_out else self.call.send,
+            send=self._sender(),
             encap=encap,
             offload=not self.why_python(),
             fast=tunnel.pipex_fast,
@@ -374,6 +430,7 @@ class Session(Station):
             police_up=wish.police_up,
             police_down=wish.police_down,
             mirror=wish.mirror,
+            mppe=self.mppe,
         )
         try:
             self.flow = site.backend.add(spec, now)
@@ -387,11 +444,22 @@ class Session(Station):
         tunnel = self.tunnel
         if tunnel.pipex not in OFFLOAD:
             return f"tunnel {tunnel.name} says pipex {tunnel.pipex.value}"
-        if "ip" in tunnel.dump_in | tunnel.dump_out:
+        if {"ip", "mppe"} & (tunnel.dump_in | tunnel.dump_out):
             return f"tunnel {tunnel.name} has the packets dumped"
+        if self.mppe is not None and self.mppe.stateful:
+            return "MPPE is stateful"
         return "an operator wants it so" if self.engine.wishes.get(self.id, NO_WISH).user else ""
 
     def ipcp_up(self, now: float) -> None:
+        self.remark(f"layer=ipcp logtype=Opened ip={self.ip}", now)
+        self._network_up(now)
+
+    def _network_up(self, now: float) -> None:
+        """IPCP or CCP have come to an end: data may pass when both have."""
+        if self.phase not in (Phase.NETWORK, Phase.UP) or (self.privacy is not None and self.privacy.pending):
+            return
+        if self.ipcp is not None and self.ipcp.state is not State.OPENED:
+            return
         if not self.open_flow(now):
             return
         site, tunnel = self.site, self.tunnel
@@ -399,7 +467,6 @@ class Session(Station):
         self.phase = Phase.UP
         self._echoes = 0
         self._echo_at = now + tunnel.lcp_keepalive_interval
-        self.remark(f"layer=ipcp logtype=Opened ip={self.ip}", now)
         if self.up_since is None:
             self.up_since = now
             self.log(
@@ -413,6 +480,9 @@ class Session(Station):
 
     def ipcp_down(self, now: float) -> None:
         """IPCP leaves Opened: it negotiates anew, or it ends."""
+        self._network_down(now)
+
+    def _network_down(self, now: float) -> None:
         was_up = self.phase is Phase.UP
         self._close_flow()
         if was_up:
@@ -434,13 +504,17 @@ class Session(Station):
     # At rest.
 
     def settle(self) -> None:
-        lcp, ipcp = self.lcp, self.ipcp
+        lcp, ipcp, privacy = self.lcp, self.ipcp, self.privacy
         if (
             self.phase is Phase.UP
             and (lcp is None or lcp.state is State.OPENED)
             and (ipcp is None or ipcp.state is State.OPENED)
+            and (privacy is None or privacy.settled)
         ):
             self.lcp = self.ipcp = self.auth_server = None
+            if self.mppe is None:
+                # CCP has been refused, and will not be heard again.
+                self.privacy = None
 
     def expire(self, now: float) -> None:
         if self.phase is not Phase.UP:
@@ -540,6 +614,7 @@ class Session(Station):
 
     def _ending(self, cause: Cause, reason: str, now: float) -> None:
         self.cause, self.reason = cause, reason
+        mppe = title(self.mppe)
         self._stop_upper(now)
         self.phase = Phase.TERMINATE
         self.call.ending()
@@ -553,7 +628,7 @@ class Session(Station):
                 f"duration={now - self.up_since:.0f}sec {self._layer2} auth={self._auth_title} "
                 f"data_in={counters.in_bytes}bytes,{counters.in_packets}packets "
                 f"data_out={counters.out_bytes}bytes,{counters.out_packets}packets "
-                f"error_in={counters.in_errors} error_out={counters.out_errors} mppe=no "
+                f"error_in={counters.in_errors} error_out={counters.out_errors} {mppe} "
                 f'iface={self.site.conf.name} cause={cause.title} reason="{reason}"',
             )
             self.engine.notify("stop", self, now)
@@ -573,6 +648,10 @@ class Session(Station):
             self.ipcp.stop()
             self.ipcp = None
         self._close_flow()
+        if self.privacy is not None:
+            self._sworn |= self.mppe is not None
+            self.privacy.stop()
+            self.privacy = self.mppe = None
 
     def _close_flow(self) -> None:
         if self.flow is not None:

@@ -21,6 +21,8 @@ from .ipcp import Ipcp
 from .lcp import Lcp
 from .link import Call
 from .login import Client, Server
+from .mppe import Mppe
+from .privacy import Privacy
 
 
 class Phase(enum.IntEnum):
@@ -45,11 +47,13 @@ class Station(Timed):
         "ipcp",
         "lcp",
         "magic",
+        "mppe",
         "mru",
         "peer_auth",
         "peer_magic",
         "peer_mru",
         "phase",
+        "privacy",
     )
 
     #: What the log lines of this station begin with.
@@ -72,6 +76,10 @@ class Station(Timed):
         self.auth: AuthMethod | None = None
         self.peer_auth: AuthMethod | None = None
         self.flow: Flow | None = None
+        #: How data is encrypted; None: not, as far as it may pass.
+        self.mppe: Mppe | None = None
+        #: What sees to that; None: data goes in the clear.
+        self.privacy: Privacy | None = None
         # Of Echo-Request and Protocol-Reject.
         self._identifier = 0
 
@@ -132,7 +140,7 @@ class Station(Timed):
     def receive(self, frame: bytes, now: float) -> None:
         """A frame of the peer, from its Protocol field on."""
         flow = self.flow
-        if flow is not None and frame[:2] == b"\x00\x21":
+        if flow is not None and self.mppe is None and frame[:2] == b"\x00\x21":
             flow.input(frame[2:], now)
             return
         try:
@@ -151,6 +159,11 @@ class Station(Timed):
         payload = cursor.rest()
         if protocol == proto.LCP:
             self._lcp_input(payload, now)
+        elif protocol == proto.COMPRESSED:
+            self._decrypt(payload, now)
+        elif protocol in (proto.IP, proto.IPV6) and self.mppe is not None:
+            # What anybody may have sent.
+            self.malformed("clear-text")
         elif protocol == proto.IP:
             if self.flow is not None:
                 self.flow.input(payload, now)
@@ -168,8 +181,42 @@ class Station(Timed):
                 ipcp = self.ipcp = self.resume_ipcp()
             ipcp.receive(payload, now)
             self.settle()
+        elif protocol == proto.CCP and self.privacy is not None:
+            self.privacy.receive(payload, now)
         else:
             self._protocol_reject(protocol, payload)
+
+    # Data that is encrypted.
+
+    def send_encrypted(self, frame: bytes) -> None:
+        """Send a frame of data, given in the clear; it is lost where nothing is agreed any more."""
+        if self.mppe is not None:
+            send = self.mppe.send
+            if send.inject is not None:
+                send.inject(frame)
+            else:
+                self.call.send(send.encrypt(frame))
+
+    def _decrypt(self, packet: bytes, now: float) -> None:
+        flow, mppe = self.flow, self.mppe
+        if flow is None or mppe is None:
+            # While CCP negotiates, what comes is of before.
+            self.malformed("encrypted-too-early")
+            return
+        frame = mppe.receive.decrypt(packet, now)
+        if frame is None:
+            self.malformed("undecryptable")
+            if self.privacy is not None:
+                self.privacy.undecrypted(mppe, now)
+        else:
+            self.decrypted(frame, flow, now)
+
+    def decrypted(self, frame: bytes, flow: Flow, now: float) -> None:
+        """Take in a frame of data, from its Protocol field of two octets on."""
+        if frame[1] == proto.IP:
+            flow.input(frame[2:], now)
+        else:
+            flow.input6(frame[2:], now)
 
     def _lcp_input(self, packet: bytes, now: float) -> None:
         if packet[:1] in (b"\x09", b"\x0a") and self.lcp_open:

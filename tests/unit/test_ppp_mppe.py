@@ -10,7 +10,7 @@ from Crypto.Cipher import ARC4
 from npppy.pipex.icmp import RateLimit
 from npppy.pipex.ip import checksum
 from npppy.ppp import mschap
-from npppy.ppp.mppe import STRENGTHS, Keys, Mppe, Place, Receiver, Sender, first_key, keys_from_mschap, next_key
+from npppy.ppp.mppe import STRENGTHS, Keys, Mode, Mppe, Place, Receiver, Sender, first_key, keys_from_mschap, next_key
 
 # RFC 3079 section 3.5.
 PASSWORD = b"clientPass"
@@ -315,8 +315,11 @@ def test_stateful_forgery() -> None:
 
 
 def test_both_ways() -> None:
-    here = Mppe.begin(MASTERS, 56, stateful=False)
-    there = Mppe.begin(Keys(MASTERS.receive, MASTERS.send), 56, stateful=False)
+    ways = Mode(56, False), Mode(128, True)
+    here = Mppe.begin(MASTERS, *ways)
+    there = Mppe.begin(Keys(MASTERS.receive, MASTERS.send), *ways[::-1])
     assert there.receive.decrypt(here.send.encrypt(packet(1))[2:]) == packet(1)
     assert here.receive.decrypt(there.send.encrypt(packet(2))[2:]) == packet(2)
-    assert here.title == "56bit,stateless"
+    assert here.modes == ways
+    assert [str(mode) for mode in ways] == ["56bits,stateless", "128bits,stateful"]
+    assert here.stateful

@@ -1,0 +1,215 @@
+"""Whether and how the data of a link is encrypted: CCP while it negotiates, MPPE once it has, and what goes wrong."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from ..config.model import Mppe as Choice
+from ..config.model import Tunnel
+from ..pipex.icmp import RateLimit
+from .ccp import Ccp
+from .fsm import Host, State
+from .mppe import Keys, Mppe
+
+#: Seconds between two Reset-Requests: the first may take so long to be heard.
+RESET_INTERVAL = 0.5
+
+#: A peer of which nothing can be decrypted for so many seconds, in so many packets, is out of step for good.
+DEAF, DEAF_PACKETS = 30, 16
+
+
+class PrivacyHost(Host, Protocol):
+    """The link."""
+
+    #: How data is encrypted; set before :meth:`data_may_pass`.
+    mppe: Mppe | None
+
+    def data_may_pass(self, now: float) -> None:
+        """CCP has come to an end."""
+
+    def data_must_stop(self, now: float) -> None:
+        """It negotiates anew.  What is encrypted is still so until this returns."""
+
+    def settle(self) -> None:
+        """There may be nothing left to do for the automata."""
+
+    def unprotected(self, reason: str, now: float) -> None:
+        """Data must be encrypted and cannot be."""
+
+    def out_of_step(self, reason: str, now: float) -> None:
+        """What the peer encrypts cannot be decrypted any more."""
+
+
+class _Stage(enum.IntEnum):
+    #: CCP is to say, and no data passes until it has.
+    OPEN = 0
+    #: Data goes in the clear.
+    CLEAR = 1
+    ENCRYPTED = 2
+
+
+class Privacy:
+    """Of a link that has keys, from its authentication on."""
+
+    __slots__ = (
+        "_budget",
+        "_heard_at",
+        "_packets",
+        "_reset",
+        "_since",
+        "_stage",
+        "ccp",
+        "host",
+        "keys",
+        "must",
+        "tunnel",
+    )
+
+    def __init__(
+        self, host: PrivacyHost, tunnel: Tunnel, keys: Keys, *, must: bool, budget: RateLimit | None = None
+    ) -> None:
+        """*must*: data never goes in the clear; *budget* is that of :class:`npppy.ppp.mppe.Receiver`."""
+        self.host = host
+        self.tunnel = tunnel
+        self.keys = keys
+        self.must = must
+        self.ccp: Ccp | None = None
+        self._budget = budget
+        self._stage = _Stage.OPEN
+        # Of packets that could not be decrypted: where the receiver was at the first, when that was, and how many; and
+        # when a Reset-Request was last sent.
+        self._heard_at = -1
+        self._since = 0.0
+        self._packets = 0
+        self._reset = -RESET_INTERVAL
+
+    @property
+    def pending(self) -> bool:
+        """Whether data must wait."""
+        return self._stage is _Stage.OPEN
+
+    @property
+    def settled(self) -> bool:
+        """Whether CCP has nothing left to do; then its automaton is dropped."""
+        if self.ccp is not None and self.ccp.state is State.OPENED:
+            self.ccp = None
+        return self.ccp is None
+
+    def start(self, now: float) -> None:
+        """Negotiate."""
+        ccp = self.ccp = self._make_ccp(State.INITIAL)
+        ccp.open(now)
+        ccp.up(now)
+
+    def stop(self) -> None:
+        """LCP is not open any more."""
+        if self.ccp is not None:
+            self.ccp.stop()
+            self.ccp = None
+
+    def receive(self, packet: bytes, now: float) -> None:
+        """A packet of CCP.  Raises :class:`npppy.cursor.Malformed`."""
+        self._revive().receive(packet, now)
+        self.host.settle()
+
+    def rejected(self, now: float) -> None:
+        """The peer does not speak CCP."""
+        self._revive().protocol_rejected(now)
+
+    def undecrypted(self, mppe: Mppe, now: float) -> None:
+        """A packet has come that cannot be decrypted, or was before; *mppe* is the link's."""
+        heard_at = mppe.receive.position
+        if heard_at != self._heard_at:
+            # Something has been decrypted in between.
+            self._heard_at, self._since, self._packets = heard_at, now, 0
+        self._packets += 1
+        if self._packets >= DEAF_PACKETS and now >= self._since + DEAF:
+            self.host.out_of_step(f"nothing of the peer could be decrypted for {DEAF} s", now)
+        elif mppe.receive.wants_reset and now >= self._reset + RESET_INTERVAL:
+            self._reset = now
+            self._revive().request_reset()
+            self.host.settle()
+
+    # What CCP says.
+
+    def ccp_up(self, now: float) -> None:
+        ccp = self.ccp
+        assert ccp is not None
+        if ccp.sent is None or ccp.received is None:
+            self._clear("CCP has opened without MPPE", now)
+            return
+        host = self.host
+        # It may be that data has passed in the clear until now.
+        mppe = host.mppe = Mppe.begin(self.keys, ccp.sent, ccp.received, self._budget)
+        self._stage, self.must = _Stage.ENCRYPTED, True
+        self._heard_at = -1
+        host.remark(f"layer=ccp logtype=Opened {title(mppe)}", now)
+        host.data_may_pass(now)
+
+    def ccp_down(self, now: float) -> None:
+        """CCP leaves Opened: it negotiates anew, or it ends."""
+        if self._stage is _Stage.ENCRYPTED:
+            self._stage = _Stage.OPEN
+            self.host.data_must_stop(now)
+            self.host.mppe = None
+
+    def ccp_finished(self, now: float) -> None:
+        """There is no agreement, and nothing more is done for one."""
+        self._clear("CCP came to no agreement", now)
+
+    def ccp_silent(self, now: float) -> None:
+        """The peer has let a restart timer pass without a word of CCP.
+
+        One that never speaks it, as it should to refuse it, is not to wait until we have given up.
+        """
+        if self._stage is _Stage.OPEN and not self.must:
+            self._stage = _Stage.CLEAR
+            self.host.data_may_pass(now)
+
+    def reset_requested(self) -> None:
+        """The peer has lost its way in what we encrypt."""
+        if self.host.mppe is not None:
+            self.host.mppe.send.reset()
+
+    def _clear(self, reason: str, now: float) -> None:
+        """Encryption cannot be had."""
+        if self.must:
+            self.host.unprotected(reason, now)
+            return
+        self.host.remark(f'layer=ccp logtype=Closed reason="{reason}"', now)
+        self.stop()
+        if self._stage is _Stage.OPEN:
+            self._stage = _Stage.CLEAR
+            self.host.data_may_pass(now)
+        self.host.settle()
+
+    def _revive(self) -> Ccp:
+        """CCP's automaton: the one that there is, or as it was when it was dropped or given up."""
+        if self.ccp is None:
+            self.ccp = self._make_ccp(State.OPENED if self._stage is _Stage.ENCRYPTED else State.STOPPED)
+        return self.ccp
+
+    def _make_ccp(self, state: State) -> Ccp:
+        tunnel = self.tunnel
+        return Ccp(
+            self.host, tunnel.ccp, self, tunnel.mppe_key_lengths, tunnel.mppe_key_states, state, self.host.mppe
+        )
+
+
+def wanted(tunnel: Tunnel) -> bool:
+    """Whether data is to be encrypted where that can be."""
+    return tunnel.mppe is not Choice.NO
+
+
+def required(tunnel: Tunnel) -> bool:
+    """Whether data is to be encrypted in any case."""
+    return tunnel.mppe is Choice.REQUIRED
+
+
+def title(mppe: Mppe | None) -> str:
+    """As npppd's log lines have it."""
+    if mppe is None:
+        return "mppe=no"
+    send, receive = mppe.modes
+    return f"mppe=yes mppe_in={receive} mppe_out={send}"
