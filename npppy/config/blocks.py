@@ -248,12 +248,11 @@ class Blocks:
         into.places[option.field] = where
         into.fields[option.field] = value
 
-    def unbuilt(self, statement: str, keyword: str, value: Any, where: Where) -> bool:
+    def unbuilt(self, statement: str, keyword: str, value: Any, where: Where) -> None:
         """Say it if this is not built yet."""
-        rows = [row for row in UNBUILT if row.statement == statement and row.keyword == keyword and row.when(value)]
-        for row in rows:
-            (self.error if row.error else self.warning)(where, row.message)
-        return bool(rows)
+        for row in UNBUILT:
+            if row.statement == statement and row.keyword == keyword and row.when(value):
+                self.warning(where, row.message)
 
     def _unknown_word(self, token: Token, what: str, words: Sequence[str]) -> Bad:
         text = printable(token.text[:60])

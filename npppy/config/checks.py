@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..text import printable
 from .blocks import Settings
 from .lexer import Report
-from .model import Address, Bind, Ipcp, L2tpOptions, PppoeOptions, Protocol, Tunnel, Where
+from .model import Address, Bind, Ipcp, L2tpOptions, Mppe, PppoeOptions, Protocol, Tunnel, Where
 
 
 class _Range(NamedTuple):
@@ -71,6 +71,20 @@ def check_secrets(options: L2tpOptions, settings: Settings, warning: Report) -> 
     if options.hidden_avps and not options.secrets:
         where = settings.places["carrier.hidden_avps"]
         warning(where, "l2tp-hidden-avps has no effect: AVPs are hidden by an l2tp-secret, and there is none")
+
+
+def check_keys(tunnel: Tunnel, settings: Settings, error: Report, warning: Report) -> None:
+    """Encryption needs keys, which are what some ways to log in give."""
+    if any(method.gives_keys for method in tunnel.authentication_methods):
+        return
+    # There is no such default, so the list has been given; whether MPPE was is another matter.
+    methods = settings.places["authentication_methods"]
+    why = "keys are what mschapv2 gives, and authentication-method has no mschapv2"
+    if tunnel.mppe is Mppe.REQUIRED:
+        default = "" if "mppe" in settings.places else f" (the default of a {tunnel.protocol.value} tunnel)"
+        error(settings.places.get("mppe", methods), f"mppe required{default} cannot be met: {why}")
+    elif tunnel.mppe is Mppe.YES and "mppe" in settings.places:
+        warning(settings.places["mppe"], f"mppe yes has no effect: {why}")
 
 
 def check_pools(pools: Sequence[tuple[Ipcp, Settings]], error: Report, warning: Report) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..text import printable
 from .blocks import Blocks, Settings, a
-from .checks import check_binds, check_listeners, check_pools, check_secrets, check_services
+from .checks import check_binds, check_keys, check_listeners, check_pools, check_secrets, check_services
 from .model import (
     Bind,
     Config,
@@ -126,11 +126,8 @@ class _Loader(Blocks):
             return
         protocol = Protocol(word)
         faults = self.faults
-        where = token.where if token is not None else line.tokens[0].where
-        served = not self.unbuilt("tunnel", "protocol", protocol, where)
         settings = Settings()
-        unbuilt = "tunnel" if served else ""
-        self.options(line.block or (), f"{a(word)} tunnel", TUNNEL[protocol], settings, unbuilt)
+        self.options(line.block or (), f"{a(word)} tunnel", TUNNEL[protocol], settings)
         if token is None:
             return
         carrier = settings.group("carrier")
@@ -161,11 +158,11 @@ class _Loader(Blocks):
         )
         self.become("tunnel", token, tunnel)
         # What an unread line might have said is not held against the others.
-        if served and faults == self.faults:
+        if faults == self.faults:
             self._tunnels.append((tunnel, settings))
 
     def _check_tunnel(self, tunnel: Tunnel, settings: Settings) -> None:
-        """What can be said of a tunnel that is served."""
+        """What can be said of a tunnel whose lines have all been read."""
         name = printable(tunnel.name)
         if tunnel.name not in self._bound and "bind" not in self.lost:
             self.warning(tunnel.where, f'no bind names tunnel "{name}": it is not served')
@@ -173,6 +170,7 @@ class _Loader(Blocks):
             self.warning(tunnel.where, f'tunnel "{name}" listens on no interface: it is not served')
         if isinstance(tunnel.carrier, L2tpOptions):
             check_secrets(tunnel.carrier, settings, self.warning)
+        check_keys(tunnel, settings, self.error, self.warning)
         for field in ("carrier.interfaces", "carrier.service_names", "carrier.listen"):
             seen = set()
             for value, where in settings.items.get(field, ()):

@@ -58,10 +58,19 @@ class AuthMethod(enum.Enum):
     CHAP = "chap"
     MSCHAPV2 = "mschapv2"
 
+    @property
+    def gives_keys(self) -> bool:
+        """MPPE can encrypt the sessions of those that log in by it."""
+        return self is AuthMethod.MSCHAPV2
+
 
 class Mppe(enum.Enum):
+    """Whether sessions are encrypted."""
+
     NO = "no"
+    #: If authentication gives keys and the peer does it, too.
     YES = "yes"
+    #: In any case: no packet of a user goes in the clear.
     REQUIRED = "required"
 
 
@@ -179,6 +188,16 @@ class PptpOptions:
     vendor_name: str = ""
     echo_interval: int = 60
     echo_timeout: int = 60
+    #: Sessions of one control connection.
+    session_limit: int = 0
+    #: Control connections that have no call yet, in all, beyond which the oldest is given up.
+    half_open_limit: int = 4096
+    #: Control connections of one address, with calls or without.  Behind a NAT each client has one.
+    peer_limit: int = 1024
+    #: Packets of a session that are held for one that is missing; 0: none is waited for.
+    data_reorder: int = 0
+    #: The peer's receive window limits what it is sent.
+    send_window: bool = False
     ctrl_in_pktdump: bool = False
     ctrl_out_pktdump: bool = False
     data_in_pktdump: bool = False
@@ -211,7 +230,9 @@ class Tunnel:
     #: From the first frame to an open IPCP; it stands still while a server is asked.
     negotiation_timeout: int = 30
     mppe: Mppe
+    #: Bits, the most first.
     mppe_key_lengths: tuple[int, ...] = (128, 56, 40)
+    #: Stateless first.
     mppe_key_states: tuple[str, ...] = ("stateless", "stateful")
     idle_timeout: int = 0
     tcp_mss_adjust: bool = False

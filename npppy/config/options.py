@@ -50,7 +50,6 @@ class Unbuilt(NamedTuple):
     #: For which values.
     when: Callable[[Any], bool]
     message: str
-    error: bool = False
 
 
 def _always(value: Any) -> bool:
@@ -59,21 +58,6 @@ def _always(value: Any) -> bool:
 
 #: Delete a row when its feature is built.
 UNBUILT = (
-    Unbuilt("tunnel", "protocol", lambda v: v is Protocol.PPTP, "PPTP is not built yet: this tunnel is not served"),
-    *(
-        Unbuilt("tunnel", keyword, _always, f"{keyword} has no effect: CCP is not built yet")
-        for keyword in ("ccp-timeout", "ccp-max-configure", "ccp-max-terminate", "ccp-max-nak-loop")
-    ),
-    Unbuilt(
-        "tunnel",
-        "mppe",
-        lambda v: v is Mppe.REQUIRED,
-        'mppe required cannot be met: MPPE is not built yet; with "no" and "yes" sessions are not encrypted',
-        error=True,
-    ),
-    Unbuilt("tunnel", "mppe", lambda v: v is Mppe.YES, "sessions are not encrypted: MPPE is not built yet"),
-    Unbuilt("tunnel", "mppe-key-length", _always, "mppe-key-length has no effect: MPPE is not built yet"),
-    Unbuilt("tunnel", "mppe-key-state", _always, "mppe-key-state has no effect: MPPE is not built yet"),
     Unbuilt("authentication", "type", lambda v: v == "radius", "logins by this realm fail: RADIUS is not built yet"),
     Unbuilt("authentication", "eap-capable", lambda v: v is True, "eap-capable has no effect: EAP is not built yet"),
     Unbuilt("radius", "nas-id", _always, "radius nas-id has no effect: RADIUS is not built yet"),
@@ -146,6 +130,19 @@ def _authentication_methods(args: Args) -> tuple[AuthMethod, ...]:
         args.warning(where, "pap is offered last, whatever its place in the list")
         methods = (*(method for method in methods if method is not pap), pap)
     return methods
+
+
+# CCP settles on the first of them that the peer has, too.  Stateful comes last: there, a lost packet takes others along,
+# and the daemon carries the data.
+
+
+def _key_lengths(args: Args) -> tuple[int, ...]:
+    return tuple(sorted(Several({"128": 128, "56": 56, "40": 40})(args), reverse=True))
+
+
+def _key_states(args: Args) -> tuple[str, ...]:
+    states = ("stateless", "stateful")
+    return tuple(sorted(Several({word: word for word in states})(args), key=states.index))
 
 
 _DUMPS = Several({word: word for word in ("ip", "lcp", "pap", "chap", "eap", "mppe", "ccp", "ipcp")})
@@ -269,8 +266,8 @@ _PPP = [
     Option("chap-name", "chap_name", Text(255)),
     Option("negotiation-timeout", "negotiation_timeout", Number(1, 3600)),
     Option("mppe", "mppe", Choice({mppe.value: mppe for mppe in Mppe})),
-    Option("mppe-key-length", "mppe_key_lengths", Several({"128": 128, "56": 56, "40": 40})),
-    Option("mppe-key-state", "mppe_key_states", Several({word: word for word in ("stateless", "stateful")})),
+    Option("mppe-key-length", "mppe_key_lengths", _key_lengths),
+    Option("mppe-key-state", "mppe_key_states", _key_states),
     Option("idle-timeout", "idle_timeout", Number(0, 365 * DAY)),
     Option("tcp-mss-adjust", "tcp_mss_adjust", YESNO),
     Option("ingress-filter", "ingress_filter", YESNO),
@@ -340,6 +337,11 @@ _PPTP = [
             "vendor-name": Text(64, ""),
             "echo-interval": Number(0, DAY, PptpOptions().echo_interval),
             "echo-timeout": Number(0, DAY, PptpOptions().echo_timeout),
+            "session-limit": Number(0, 65535),
+            "half-open-limit": Number(1, 65535),
+            "peer-limit": Number(0, 65535),
+            "data-reorder": Number(0, 64),
+            "send-window": YESNO,
             **_DUMP_OPTIONS,
         },
     ),

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from ..ppp.mppe import Mppe
 
 #: An IPv6 network: its 16 octets, and its prefix length.
 Network6 = tuple[bytes, int]
@@ -91,6 +94,8 @@ class FlowSpec:
     police_down: Police | None = None
     #: Whether the kernel copies every frame that it handles, for a capture.
     mirror: bool = False
+    #: Its packets are encrypted both ways, and clear ones from the peer are no good; None: they are in the clear.
+    mppe: Mppe | None = None
 
 
 class Flow(Protocol):
