@@ -40,6 +40,8 @@ from .pool import AddressSpace, Pool
 from .ppp.cause import Cause
 from .ppp.engine import DNS, NBNS, Engine, Site, name_server_options
 from .pppoe.server import PppoeServer, end_orphans
+from .pptp.server import ListenError as PptpListenError
+from .pptp.server import PptpServer
 from .tun.device import TunError
 from .tun.netlink import LinkMonitor, LinkState, NetlinkError
 from .wheel import TICK, Wheel
@@ -94,7 +96,7 @@ class Daemon:
         self.control = ControlServer(self.subject, control, group=group)
         self.control.register("daemon", self._state)
         PipexCommands(self.engine, lambda: self.data.backend, self.clock).register(self.control)
-        TunnelCommands(lambda: self.l2tp.engine, self.clock).register(self.control)
+        TunnelCommands(lambda: self.l2tp.engine, lambda: self.pptp.engine, self.clock).register(self.control)
         self.control_path = control
         self.journal_path = _journal(control)
         self.stopping = asyncio.Event()
@@ -102,6 +104,7 @@ class Daemon:
         self.data: DataPath
         self.pppoe: PppoeServer
         self.l2tp: L2tpServer
+        self.pptp: PptpServer
         self.links: LinkMonitor
         self.journal: Journal
 
@@ -161,6 +164,18 @@ class Daemon:
             raise StartError(str(error)) from None
         stack.callback(self.l2tp.close)
         self.data.outer = self.l2tp.outer
+        try:
+            self.pptp = PptpServer(
+                self.config.tunnels,
+                self.engine.open,
+                secrets.token_bytes,
+                self.wheel,
+                self.clock,
+                self.engine.hostname,
+            )
+        except PptpListenError as error:
+            raise StartError(str(error)) from None
+        stack.callback(self.pptp.close)
         self.links = LinkMonitor(self._link, news=self._follow)
         stack.callback(self.links.close)
         for name in sorted(self.pppoe.interfaces()):
@@ -298,6 +313,7 @@ class Daemon:
         for name in sorted(after):
             self.links.watch(name)
         self.l2tp.reconfigure(config.tunnels)
+        self.pptp.reconfigure(config.tunnels)
         try:
             ipsec.require(config.tunnels, self.control_path, self.pins.name)
         except ipsec.IpsecError as error:
@@ -329,7 +345,8 @@ class Daemon:
             await asyncio.sleep(TICK)
         # A tunnel ends when its peer has said that it knows.
         self.l2tp.shut()
-        while self.l2tp.engine.busy and self.clock() < deadline:
+        self.pptp.shut()
+        while (self.l2tp.engine.busy or self.pptp.engine.busy) and self.clock() < deadline:
             await asyncio.sleep(TICK)
 
     async def _state(self, request: Message, reply: Reply) -> Message:
@@ -347,7 +364,12 @@ class Daemon:
             "malformed": dict(engine.malformed),
             "drops": {
                 **{str(port): dict(drops) for port, drops in self.pppoe.engine.drops.items()},
-                **{f"tunnel {name}": dict(service.drops) for name, service in self.l2tp.engine.services.items()},
+                **{
+                    f"tunnel {name}": dict(service.drops)
+                    for engine in (self.l2tp.engine, self.pptp.engine)
+                    for name, service in engine.services.items()
+                },
+                **({"gre": dict(self.pptp.engine.drops)} if self.pptp.engine.drops else {}),
             },
             "pools": {
                 site.conf.ipcp.name: {"size": site.pool.size, "used": site.pool.used} for site in self.sites.values()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def printable(text: str | bytes) -> str:
     """What a peer or a file said, on one line of plain text that cannot be taken for anything else of ours.
@@ -14,6 +16,14 @@ def printable(text: str | bytes) -> str:
     if text.isprintable() and '"' not in text and "\\" not in text:
         return text
     return "".join(map(_escape, text))
+
+
+def dump(octets: bytes, hidden: Iterable[tuple[int, int]] = ()) -> str:
+    """Octets in hexadecimal, 16 a line; those in *hidden*, from and to, are not shown."""
+    shown = [f"{octet:02x}" for octet in octets]
+    for start, end in hidden:
+        shown[start:end] = ["**"] * (end - start)
+    return "\n".join(f"{at:04x}  {' '.join(shown[at : at + 16])}" for at in range(0, len(shown), 16))
 
 
 def _escape(char: str) -> str:

@@ -4,7 +4,7 @@
     sub ====== bng ------ net
        eth0  eth1  up0  eth0
 
-Subscribers come by PPPoE on the wire between sub and bng, and by L2TP over IP there.
+Subscribers come by PPPoE on the wire between sub and bng, and by L2TP and PPTP over IP there.
 Every step prints what it runs and fails if it did not truly work.  What it makes has the process id in its name and is
 removed at the end, whatever happens; no process that it has not started is touched.
 """
@@ -37,7 +37,7 @@ BIN = Path(sys.executable).parent
 
 #: Both ends of the link from the concentrator to the host beyond.
 UPLINK, BEYOND = "192.0.2.1", "192.0.2.2"
-#: Where L2TP is served, and where it comes from.
+#: Where L2TP and PPTP are served, and where they come from.
 LNS, AFAR = "203.0.113.1", "203.0.113.2"
 #: Octets sent each way through each session.
 AMOUNT = 4_000_000
@@ -203,13 +203,21 @@ class Demo:
     # The concentrator.
 
     def serve(self) -> Program:
-        for name in ("npppd.conf", "l2tp.conf", "npppd-users"):
+        for name in ("npppd.conf", "l2tp.conf", "pptp.conf", "npppd-users"):
             shutil.copy(ROOT / "conf" / name, self.directory)
         (self.directory / "npppd-users").chmod(0o600)
-        # What is commented out there.
-        for name, line in (("npppd.conf", 'include "l2tp.conf"'), ("l2tp.conf", "l2tp-accept-dialin yes")):
+        for name, there, line in (
+            # What is commented out.
+            ("npppd.conf", '#include "l2tp.conf"', 'include "l2tp.conf"'),
+            ("npppd.conf", '#include "pptp.conf"', 'include "pptp.conf"'),
+            ("l2tp.conf", "#l2tp-accept-dialin yes", "l2tp-accept-dialin yes"),
+            # For one who comes in the clear.
+            ("pptp.conf", "mppe required", "mppe yes"),
+        ):
             path = self.directory / name
-            path.write_text(path.read_text().replace(f"#{line}", line))
+            text = path.read_text()
+            check(text.count(f"\n{there}\n") + text.count(f" {there}\n") == 1, f"{name}: {line}")
+            path.write_text(text.replace(there, line))
         daemon = self.start(
             "npppyd", self.bng, f"{BIN}/npppyd", "-d", "-f", f"{self.directory}/npppd.conf", "-s", str(self.socket)
         )
@@ -356,6 +364,15 @@ def show(demo: Demo) -> None:
     demo.ctl("tunnel", "brief")
     tunnels = [json.loads(line) for line in demo.ctl("-j", "tunnel", "brief", quiet=True).splitlines()]
     check(len(tunnels) == 2, "there is a tunnel for each")
+
+    step("Two more come by PPTP from one address: one in the clear, and one whose packets are encrypted")
+    pptp = ("pptp", "--server", LNS, "--bind", AFAR)
+    for user, password, mppe in (("depot", "tulgey:wood", "no"), ("roamer", "vorpal", "required")):
+        by = (*pptp, "--mppe", mppe)
+        subscribers[user], addresses[user] = demo.dial(len(subscribers) + 1, user, password, "mschapv2", *by)
+    demo.ctl("session", "all", "username", "roamer")
+    encrypted = {user: row.get("mppe_in") for user, row in demo.sessions().items() if "mppe_in" in row}
+    check(encrypted == {"roamer": "128bits,stateless"}, "roamer's packets are encrypted, and nobody else's")
 
     step("A wrong password, and a method that the concentrator does not offer")
     check(demo.refused("alice", "rabbit", "chap") == "authentication failed", "the wrong password is refused")

@@ -132,8 +132,8 @@ def _authentication_methods(args: Args) -> tuple[AuthMethod, ...]:
     return methods
 
 
-# CCP settles on the first of them that the peer has, too.  Stateful comes last: there, a lost packet takes others along,
-# and the daemon carries the data.
+# CCP settles on the first of them that the peer has, too.  Stateful comes last: a lost packet takes others along, and
+# the daemon carries the data.
 
 
 def _key_lengths(args: Args) -> tuple[int, ...]:

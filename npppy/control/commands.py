@@ -104,67 +104,83 @@ def _any_address(word: str) -> str:
     return word
 
 
-def _protocol(word: str) -> str:
-    if word.lower() not in ("pppoe", "l2tp", "pptp"):
-        raise ValueError
-    return word.lower()
+def _protocol(*known: str) -> tuple[str, Callable[[str], str]]:
+    def convert(word: str) -> str:
+        if word.lower() not in known:
+            raise ValueError
+        return word.lower()
+
+    return f"[ {' | '.join(known)} ]", convert
 
 
-#: What a filter's value looks like, and what makes it of a word, with ValueError where that cannot be.
-VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "ppp-id": ("<ppp-id>", _number(0, 2**32 - 1)),
-    "address": ("<address>", _address),
-    "interface": ("<interface>", str),
-    "protocol": ("[ pppoe | l2tp | pptp ]", _protocol),
-    "realm": ("<realm>", str),
-    "username": ("<username>", str),
-    "id": ("<tunnel-id>", _number(0, 2**16 - 1)),
-    "peer": ("<address>", _any_address),
-    "name": ("<tunnel>", str),
-}
+class Filters:
+    """What may be asked for."""
+
+    def __init__(self, values: Mapping[str, tuple[str, Callable[[str], Any]]], states: tuple[str, ...] = ()) -> None:
+        """*values*: what a filter's value looks like, and what makes it of a word, with ValueError where that cannot
+        be; *states* are those that the filter ``state`` has, if there is one."""
+        self.values = values
+        self.states = states
+        self.names = (*values, "state") if states else tuple(values)
+
+
+_PPP_ID = ("<ppp-id>", _number(0, 2**32 - 1))
 #: A session that comes or goes has no state to ask for.
-EVENT_FILTERS = ("ppp-id", "address", "interface", "protocol", "realm", "username")
-FILTERS = (*EVENT_FILTERS, "state")
-STATES = ("up", "half-open", "any")
-TUNNEL_FILTERS = ("id", "peer", "name", "state")
-TUNNEL_STATES = ("established", "half-open", "closing")
+EVENTS = Filters(
+    {
+        "ppp-id": _PPP_ID,
+        "address": ("<address>", _address),
+        "interface": ("<interface>", str),
+        "protocol": _protocol("pppoe", "l2tp", "pptp"),
+        "realm": ("<realm>", str),
+        "username": ("<username>", str),
+    }
+)
+SESSIONS = Filters(EVENTS.values, ("up", "half-open", "any"))
+TUNNELS = Filters(
+    {
+        "id": ("<tunnel-id>", _number(0, 2**32 - 1)),
+        "peer": ("<address>", _any_address),
+        "name": ("<tunnel>", str),
+        "protocol": _protocol("l2tp", "pptp"),
+    },
+    ("established", "half-open", "closing"),
+)
 
 
-def filters(words: list[str], names: tuple[str, ...] = FILTERS, states: tuple[str, ...] = STATES) -> Message:
+def filters(words: list[str], known: Filters = SESSIONS) -> Message:
     """``[filter ...]``"""
     chosen: dict[str, Any] = {}
     while words:
-        name = pick(words, names, end=True)
+        name = pick(words, known.names, end=True)
         if name in chosen:
             raise WordError(f"repeated argument: {name}")
         if name == "state":
-            chosen[name] = pick(words, states)
+            chosen[name] = pick(words, known.states)
         else:
-            chosen[name] = _value(words, *VALUES[name])
+            chosen[name] = _value(words, *known.values[name])
     return {"filters": {name.replace("-", "_"): value for name, value in chosen.items()}}
 
 
-def all_or_filters(
-    words: list[str], names: tuple[str, ...] = FILTERS, states: tuple[str, ...] = STATES
-) -> Message:
+def all_or_filters(words: list[str], known: Filters = SESSIONS) -> Message:
     """``all | filter ...``"""
-    if pick(words[:1], ("all", *names)) == "all":
+    if pick(words[:1], ("all", *known.names)) == "all":
         del words[0]
         return {"filters": {}}
-    return filters(words, names, states)
+    return filters(words, known)
 
 
 def tunnel_filters(words: list[str]) -> Message:
     """``[filter ...]``"""
-    return filters(words, TUNNEL_FILTERS, TUNNEL_STATES)
+    return filters(words, TUNNELS)
 
 
 def clear(words: list[str]) -> Message:
     """``[tunnel] all | filter ...``"""
-    if pick(words[:1], ("all", *FILTERS, "tunnel")) != "tunnel":
+    if pick(words[:1], ("all", *SESSIONS.names, "tunnel")) != "tunnel":
         return all_or_filters(words)
     del words[0]
-    return {"command": "clear-tunnel", **all_or_filters(words, TUNNEL_FILTERS, TUNNEL_STATES)}
+    return {"command": "clear-tunnel", **all_or_filters(words, TUNNELS)}
 
 
 def _value(words: list[str], shown: str, convert: Callable[[str], Any]) -> Any:
@@ -204,7 +220,7 @@ def pipex(words: list[str]) -> Message:
     if not words:
         return {}
     pick(words, ("ppp-id",), end=True)
-    request: Message = {"ppp_id": _value(words, *VALUES["ppp-id"])}
+    request: Message = {"ppp_id": _value(words, *_PPP_ID)}
     change = pick(words, ("police", "user", "ebpf"))
     if change != "police":
         return {**request, "carry": change}
@@ -230,7 +246,7 @@ _CAPTURE: Mapping[str, tuple[str, str, Callable[[str], Any]]] = {
 def capture(words: list[str]) -> Message:
     """``ppp-id id [-w file] [-c frames] [-s octets]``"""
     pick(words, ("ppp-id",))
-    request: Message = {"ppp_id": _value(words, *VALUES["ppp-id"])}
+    request: Message = {"ppp_id": _value(words, *_PPP_ID)}
     while words:
         option = pick(words, _CAPTURE, end=True)
         name, shown, convert = _CAPTURE[option]
@@ -248,7 +264,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     },
     "clear": Command("clear", clear, format.cleared),
     "daemon": Command("daemon", lambda words: {}, format.daemon),
-    "monitor": Command("monitor", lambda words: all_or_filters(words, EVENT_FILTERS), format.events, endless=True),
+    "monitor": Command("monitor", lambda words: all_or_filters(words, EVENTS), format.events, endless=True),
     "pipex": Command("pipex", pipex, format.pipex),
     "capture": Command("capture", capture, watch.lines, endless=True, into=("file", watch.PcapFile)),
     "tunnel": {

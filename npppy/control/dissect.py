@@ -7,17 +7,19 @@ import socket
 from ..cursor import Cursor, Malformed
 from ..ppp import proto
 from ..pppoe.codec import DISCOVERY, SESSION, Code
+from ..pptp import gre
 from ..text import printable
 
 _TAGS = (0x8100, 0x88A8)
-_IPV6 = 0x0057
 _ETHER_IP, _ETHER_IPV6 = 0x0800, 0x86DD
 
 # Of an L2TP header (RFC 2661 section 3.1).
 _CONTROL, _LENGTH, _SEQUENCE, _OFFSET, _VERSION = 0x8000, 0x4000, 0x0800, 0x0200, 0x000F
+# Of PPTP's GRE (RFC 2637 section 4.1): the bits that give it its form, and those of them that are set.
+_GRE_FORM, _GRE_ENHANCED = 0xE807, 0x2001
 
 _DISCOVERY = {code.value: code.name for code in Code}
-_PROTOCOLS = {number: name.upper() for number, name in proto.NAMES.items()} | {_IPV6: "IPV6"}
+_PROTOCOLS = {number: name.upper() for number, name in proto.NAMES.items()} | {proto.IPV6: "IPV6"}
 _CODES = {
     proto.CONFIGURE_REQUEST: "ConfReq",
     proto.CONFIGURE_ACK: "ConfAck",
@@ -26,6 +28,8 @@ _CODES = {
     proto.TERMINATE_REQUEST: "TermReq",
     proto.TERMINATE_ACK: "TermAck",
     proto.CODE_REJECT: "CodeRej",
+}
+_LCP_CODES = _CODES | {
     proto.PROTOCOL_REJECT: "ProtRej",
     proto.ECHO_REQUEST: "EchoReq",
     proto.ECHO_REPLY: "EchoRep",
@@ -33,6 +37,7 @@ _CODES = {
     proto.IDENTIFICATION: "Ident",
     proto.TIME_REMAINING: "TimeRem",
 }
+_CCP_CODES = _CODES | {proto.RESET_REQUEST: "ResetReq", proto.RESET_ACK: "ResetAck"}
 _CONFIGURE = range(proto.CONFIGURE_REQUEST, proto.CONFIGURE_REJECT + 1)
 _PAP = {1: "AuthReq", 2: "AuthAck", 3: "AuthNak"}
 _CHAP = {1: "Challenge", 2: "Response", 3: "Success", 4: "Failure"}
@@ -45,6 +50,7 @@ _IPCP_OPTIONS = {
     proto.OPT_NBNS1: "nbns1",
     proto.OPT_NBNS2: "nbns2",
 }
+_CCP_OPTIONS = {proto.OPT_MPPE: "mppe"}
 _AUTH = {b"\xc0\x23": "pap", b"\xc2\x23\x05": "chap-md5", b"\xc2\x23\x81": "mschapv2"}
 
 _ICMP = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded"}
@@ -76,7 +82,7 @@ def _frame(cursor: Cursor, broken: str) -> tuple[str, str]:
         cursor.u16()
         kind = cursor.u16()
     if kind in (_ETHER_IP, _ETHER_IPV6):
-        return _l2tp(cursor, kind, broken)
+        return _packet(cursor, kind, broken)
     if kind not in (DISCOVERY, SESSION):
         return f"0x{kind:04x}", ""
     cursor.u8()
@@ -87,8 +93,8 @@ def _frame(cursor: Cursor, broken: str) -> tuple[str, str]:
     return _ppp(cursor, cursor.u16(), broken)
 
 
-def _l2tp(cursor: Cursor, kind: int, broken: str) -> tuple[str, str]:
-    """IP with UDP and an L2TP message."""
+def _packet(cursor: Cursor, kind: int, broken: str) -> tuple[str, str]:
+    """IP with what carries PPP."""
     if kind == _ETHER_IP:
         header = (cursor.u8() & 15) * 4
         cursor.take(5)
@@ -100,8 +106,32 @@ def _l2tp(cursor: Cursor, kind: int, broken: str) -> tuple[str, str]:
         cursor.take(6)
         protocol, fragment = cursor.u8(), 0
         cursor.take(33)
-    if protocol != socket.IPPROTO_UDP or fragment:
-        return "IP", f"protocol {protocol}, fragment at {fragment * 8}" if fragment else f"protocol {protocol}"
+    if fragment:
+        return "IP", f"protocol {protocol}, fragment at {fragment * 8}"
+    if protocol == socket.IPPROTO_GRE:
+        return _pptp(cursor, broken)
+    if protocol == socket.IPPROTO_UDP:
+        return _l2tp(cursor, broken)
+    return "IP", f"protocol {protocol}"
+
+
+def _pptp(cursor: Cursor, broken: str) -> tuple[str, str]:
+    """Enhanced GRE."""
+    flags, protocol = cursor.u16(), cursor.u16()
+    if flags & _GRE_FORM != _GRE_ENHANCED or protocol != gre.PROTOCOL:
+        return "GRE", f"protocol 0x{protocol:04x}"
+    size, call = cursor.u16(), cursor.u16()
+    numbers = f" seq={cursor.u32()}" if flags & gre.SEQUENCE else ""
+    if flags & gre.ACKNOWLEDGMENT:
+        numbers += f" ack={cursor.u32()}"
+    if not size:
+        return "GRE", f"call {call}{numbers}"
+    name, text = _framed(cursor, size, broken)
+    return name, f"{text}{numbers}"
+
+
+def _l2tp(cursor: Cursor, broken: str) -> tuple[str, str]:
+    """UDP and an L2TP message."""
     cursor.take(4)
     # To the end of UDP; further on there may be less.
     size = cursor.u16() - 8
@@ -118,33 +148,40 @@ def _l2tp(cursor: Cursor, kind: int, broken: str) -> tuple[str, str]:
         return "L2TP", f"tunnel {tunnel} session {session}{numbers}"
     if flags & _OFFSET:
         cursor.take(cursor.u16())
-    size -= begin - len(cursor)
+    name, text = _framed(cursor, size - (begin - len(cursor)), broken)
+    return name, f"{text}{numbers.partition(' nr=')[0]}"
+
+
+def _framed(cursor: Cursor, length: int, broken: str) -> tuple[str, str]:
+    """A frame of *length* octets, which may have Address and Control before its Protocol field."""
     if cursor.data.startswith(b"\xff\x03", cursor.pos, cursor.end):
         cursor.u16()
-        size -= 2
-    name, text = _ppp(cursor, size, broken)
-    return name, f"{text}{numbers.partition(' nr=')[0]}"
+        length -= 2
+    return _ppp(cursor, length, broken)
 
 
 def _ppp(cursor: Cursor, length: int, broken: str) -> tuple[str, str]:
     """A frame of *length* octets, from its Protocol field on; what lies behind is padding."""
     ppp = cursor.sub(max(min(length, len(cursor)), 0))
-    whole = len(ppp) == length
+    whole, begin = len(ppp) == length, ppp.pos
     protocol = ppp.u8()
     if not protocol & 1:
         protocol = protocol << 8 | ppp.u8()
     try:
-        text = _payload(protocol, ppp) if whole or broken == "truncated" else broken
+        text = _payload(protocol, ppp, length - (ppp.pos - begin)) if whole or broken == "truncated" else broken
     except Malformed:
         text = "malformed" if whole else broken
     return _PROTOCOLS.get(protocol, f"0x{protocol:04x}"), text
 
 
-def _payload(protocol: int, cursor: Cursor) -> str:
+def _payload(protocol: int, cursor: Cursor, length: int) -> str:
+    """What follows the Protocol field: *length* octets, of which there may be less."""
     if protocol == proto.IP:
         return _ip(cursor)
-    if protocol == _IPV6:
+    if protocol == proto.IPV6:
         return _ip6(cursor)
+    if protocol == proto.COMPRESSED:
+        return _mppe(cursor, length)
     if protocol not in (proto.LCP, proto.IPCP, proto.PAP, proto.CHAP, proto.IPV6CP, proto.CCP):
         return ""
     code, identifier = cursor.u8(), cursor.u8()
@@ -153,9 +190,8 @@ def _payload(protocol: int, cursor: Cursor) -> str:
         return f"{_PAP.get(code, f'code {code}')} id={identifier}{_pap(code, body)}"
     if protocol == proto.CHAP:
         return f"{_CHAP.get(code, f'code {code}')} id={identifier}{_chap(code, body)}"
-    # The codes beyond are LCP's alone.
-    name = _CODES.get(code) if protocol == proto.LCP or code <= proto.CODE_REJECT else None
-    text = f"{name or f'code {code}'} id={identifier}"
+    name = {proto.LCP: _LCP_CODES, proto.CCP: _CCP_CODES}.get(protocol, _CODES).get(code, f"code {code}")
+    text = f"{name} id={identifier}"
     if code in _CONFIGURE:
         return text + "".join(f" {option}" for option in _options(protocol, body))
     if protocol == proto.LCP and code in (proto.ECHO_REQUEST, proto.ECHO_REPLY, proto.DISCARD_REQUEST):
@@ -169,7 +205,7 @@ def _payload(protocol: int, cursor: Cursor) -> str:
 
 def _options(protocol: int, body: Cursor) -> list[str]:
     found = []
-    names = {proto.LCP: _LCP_OPTIONS, proto.IPCP: _IPCP_OPTIONS}.get(protocol, {})
+    names = {proto.LCP: _LCP_OPTIONS, proto.IPCP: _IPCP_OPTIONS, proto.CCP: _CCP_OPTIONS}.get(protocol, {})
     while len(body):
         kind = body.u8()
         value = body.take(body.u8() - 2)
@@ -184,6 +220,13 @@ def _options(protocol: int, body: Cursor) -> list[str]:
             shown = f"0x{value.hex()}" if value else ""
         found.append(f"{name}={shown}" if shown else name)
     return found
+
+
+def _mppe(cursor: Cursor, length: int) -> str:
+    """RFC 3078 section 3.1; what is encrypted stays so."""
+    head = cursor.u16()
+    flags = "".join(letter for bit, letter in enumerate("ABCD") if head & 0x8000 >> bit)
+    return f"flags={flags or 'none'} count={head & 0x0FFF}, {length - 2} octets"
 
 
 def _pap(code: int, body: Cursor) -> str:

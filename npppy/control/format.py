@@ -28,8 +28,8 @@ PACKETS = (
 )
 
 TUNNELS = (
-    "Id    Peer  State          Sessions Peer                      Host Name\n"
-    "----- ----- -------------- -------- ------------------------- -------------------------"
+    "Id         Peer  Proto State            Sessions Peer                      Host Name\n"
+    "---------- ----- ----- ---------------- -------- ------------------------- -------------------------"
 )
 
 
@@ -88,13 +88,16 @@ def block(row: Message) -> str:
         ("Output Errors", errors(row["out_errors"], row["out_packets"])),
     ]
     if "tunnel_id" in row:
-        lines.append(("Tunnel Id", f"{row['tunnel_id']}, peer's {row['peer_tunnel_id']}"))
+        theirs = f", peer's {row['peer_tunnel_id']}" if "peer_tunnel_id" in row else ""
+        lines.append(("Tunnel Id", f"{row['tunnel_id']}{theirs}"))
         lines.append(("Session Id", f"{row['session_id']}, peer's {row['peer_session_id']}"))
     lines += [
         (f"{which.title()} Number", printable(row[f"{which}_number"]))
         for which in ("calling", "called")
         if f"{which}_number" in row
     ]
+    if "mppe_in" in row:
+        lines.append(("MPPE", f"in {row['mppe_in']}; out {row['mppe_out']}"))
     if row["state"] not in ("up", "terminate"):
         # npppd shows no such session, so its text has no line for this.
         lines.append(("State", row["state"]))
@@ -157,8 +160,8 @@ def tunnel_brief(answer: Answer, out: TextIO) -> None:
     for rows in answer:
         for row in rows:
             out.write(
-                f"{title}{row['tunnel_id']:5d} {row['peer_tunnel_id']:5d} {row['state']:<14} {row['sessions']:8d} "
-                f"{row['peer']:<25} {printable(row['peer_name']) or '-'}\n"
+                f"{title}{row['tunnel_id']:10d} {row.get('peer_tunnel_id', '-'):>5} {row['protocol']:<5} "
+                f"{row['state']:<16} {row['sessions']:8d} {row['peer']:<25} {printable(row['peer_name']) or '-'}\n"
             )
             title = ""
 
@@ -171,27 +174,41 @@ def tunnel_details(answer: Answer, out: TextIO) -> None:
             between = "\n"
 
 
+#: What only some tunnels have, by the field of the row.
+_TUNNEL = {
+    "window": "Peer's Window",
+    "cwnd": "Congestion Window",
+    "queued": "Queued Messages",
+    "retransmissions": "Retransmissions",
+    "next_ns": "Next Ns",
+    "next_nr": "Next Nr",
+}
+
+
 def _tunnel(row: Message) -> str:
-    lines = [
-        ("Tunnel Id", row["tunnel_id"]),
-        ("Peer's Tunnel Id", row["peer_tunnel_id"]),
+    lines = [("Tunnel Id", row["tunnel_id"])]
+    if "peer_tunnel_id" in row:
+        lines.append(("Peer's Tunnel Id", row["peer_tunnel_id"]))
+    lines += [
         ("Tunnel Name", printable(row["tunnel"])),
+        ("Tunnel Protocol", row["protocol"]),
         ("State", row["state"]),
         ("Peer", row["peer"]),
         ("Peer's Host Name", printable(row["peer_name"])),
+    ]
+    if "peer_vendor" in row:
+        lines.append(("Peer's Vendor Name", printable(row["peer_vendor"])))
+    lines += [
         ("Local Address", row["local"]),
         ("Start Time", time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(row["start"]))),
         ("Elapsed Time", elapsed(int(row["duration"]))),
         ("Sessions", row["sessions"]),
-        ("Peer's Window", row["window"]),
-        ("Congestion Window", row["cwnd"]),
-        ("Queued Messages", row["queued"]),
-        ("Retransmissions", row["retransmissions"]),
-        ("Next Ns", row["next_ns"]),
-        ("Next Nr", row["next_nr"]),
     ]
-    if row["mark"]:
+    lines += [(label, row[name]) for name, label in _TUNNEL.items() if name in row]
+    if row.get("mark"):
         lines.append(("Mark of its SA", row["mark"]))
+    if row.get("echo_pending"):
+        lines.append(("Echo-Request", "not answered yet"))
     return f"Tunnel Id = {row['tunnel_id']}\n{_indented(lines)}"
 
 

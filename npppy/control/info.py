@@ -40,7 +40,7 @@ class SessionInfo:
     #: Limits of its rates.
     police_down: Police | None = None
     police_up: Police | None = None
-    #: L2TP's ids, ours and the peer's; 0: none.
+    #: L2TP's ids, ours and the peer's; 0: none.  PPTP's control connection has only a number, which we have given it.
     tunnel_id: int = 0
     peer_tunnel_id: int = 0
     session_id: int = 0
@@ -48,6 +48,9 @@ class SessionInfo:
     #: Telephone numbers, or "".
     calling_number: str = ""
     called_number: str = ""
+    #: How the data that comes from the peer is encrypted, and what goes to it: "128bits,stateless", or "".
+    mppe_in: str = ""
+    mppe_out: str = ""
 
 
 #: Called with "start" or "stop" and the session.

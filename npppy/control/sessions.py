@@ -118,22 +118,26 @@ def row(info: SessionInfo) -> Message:
         "out_errors": counters.out_errors,
         "pipex": info.pipex,
         **limits(info.police_down, info.police_up),
-        **_l2tp(info),
+        **_extras(info),
     }
 
 
-def _l2tp(info: SessionInfo) -> Message:
+def _extras(info: SessionInfo) -> Message:
     """What most sessions do not have, and then do not show."""
     fields: Message = {}
     if info.tunnel_id:
         fields["tunnel_id"] = info.tunnel_id
-        fields["peer_tunnel_id"] = info.peer_tunnel_id
+        if info.peer_tunnel_id:
+            fields["peer_tunnel_id"] = info.peer_tunnel_id
         fields["session_id"] = info.session_id
         fields["peer_session_id"] = info.peer_session_id
     if info.calling_number:
         fields["calling_number"] = info.calling_number
     if info.called_number:
         fields["called_number"] = info.called_number
+    if info.mppe_in:
+        fields["mppe_in"] = info.mppe_in
+        fields["mppe_out"] = info.mppe_out
     return fields
 
 

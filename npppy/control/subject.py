@@ -5,17 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import AddressValueError, IPv4Address
+from typing import NamedTuple
 
 from ..l2tp.encap import L2tpEncap
 from ..pipex.base import NO_WISH, Flow
 from ..pipex.user import UserFlow
 from ..ppp.engine import Engine
+from ..ppp.link import Call
 from ..ppp.session import Session
 from ..ppp.station import Phase
+from ..pptp.call import PptpCall
 from .info import Listener, SessionInfo
 
-#: Stands in for the ids of a session that L2TP does not carry.
-_NO_IDS = L2tpEncap(b"", 0, b"", 0, tunnel_id=0, session_id=0, peer_tunnel_id=0, peer_session_id=0)
+
+class _Ids(NamedTuple):
+    """As in :class:`.info.SessionInfo`."""
+
+    tunnel_id: int = 0
+    peer_tunnel_id: int = 0
+    session_id: int = 0
+    peer_session_id: int = 0
+
+
+_NO_IDS = _Ids()
 
 
 class EngineSubject:
@@ -54,7 +66,8 @@ class EngineSubject:
 
 def describe(session: Session, now: float) -> SessionInfo:
     login, site, link = session.login_of, session.site, session.call.link
-    ids = link.encap if isinstance(link.encap, L2tpEncap) else _NO_IDS
+    ids = _ids(session.call)
+    mppe_out, mppe_in = map(str, session.mppe.modes) if session.mppe is not None else ("", "")
     wish = session.engine.wishes.get(session.id, NO_WISH)
     since = session.started if session.up_since is None else session.up_since
     return SessionInfo(
@@ -80,7 +93,18 @@ def describe(session: Session, now: float) -> SessionInfo:
         peer_session_id=ids.peer_session_id,
         calling_number=link.caller.calling_number,
         called_number=link.caller.called_number,
+        mppe_in=mppe_in,
+        mppe_out=mppe_out,
     )
+
+
+def _ids(call: Call) -> _Ids:
+    encap = call.link.encap
+    if isinstance(encap, L2tpEncap):
+        return _Ids(encap.tunnel_id, encap.peer_tunnel_id, encap.session_id, encap.peer_session_id)
+    if isinstance(call, PptpCall):
+        return _Ids(call.connection.id, 0, call.id, call.peer_id)
+    return _NO_IDS
 
 
 def carrier(flow: Flow | None) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from ..config.model import L2tpOptions
 from ..ppp.cause import Cause
 from ..ppp.link import IN, NOBODY, OUT, Caller, Link, Proxy, Tap, Upper
+from ..reorder import WAIT, Reorder
 from . import causes, codec
 from .codec import Attr, Data, Message, Type, u16, u32
 from .encap import L2tpEncap, Sequence
-from .reorder import WAIT, Reorder
 from .tunnel import Leg, Tunnel
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class LnsCall(Leg):
         if options.data_use_seq or Attr.SEQUENCING_REQUIRED in message.avps:
             self.sequence = Sequence()
             if options.data_reorder:
-                self._reorder = Reorder(options.data_reorder)
+                self._reorder = Reorder(options.data_reorder, 0xFFFF)
         self._header = codec.data_header(self.tunnel.peer_id, self.peer_id, self.sequence is not None)
         speed = message.u32(Attr.TX_CONNECT_SPEED, 0)
         caller = replace(

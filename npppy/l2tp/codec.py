@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..cursor import Cursor, Malformed
 from ..ppp.proto import PAP
+from ..text import dump
 from .secret import reveal
 
 # Section 3.1: the first 16 bits of a message.  Its reserved bits are ignored.
@@ -528,11 +529,7 @@ def result_code(result: int, error: int = 0, message: str = "") -> bytes:
 
 def shown(datagram: bytes) -> str:
     """A dump of a message, 16 octets a line, without the passwords that are in it."""
-    octets = [f"{octet:02x}" for octet in datagram]
-    for start, end in _passwords(datagram):
-        octets[start:end] = ["**"] * (end - start)
-    lines = [f"{at:04x}  {' '.join(octets[at : at + 16])}" for at in range(0, len(octets), 16)]
-    return "\n".join(lines)
+    return dump(datagram, _passwords(datagram))
 
 
 def _passwords(datagram: bytes) -> list[tuple[int, int]]:

@@ -170,7 +170,7 @@ class Attached:
     """An interface as pipex uses it."""
 
     name: str
-    #: access, core or shared.
+    #: access, core, tunnel or shared; or two of them, with a comma between.
     role: str
     #: How programs are attached: native or generic; "": they are not.
     mode: str = ""

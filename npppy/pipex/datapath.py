@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..config.model import Config, Interface, Ipcp, L2tpOptions, PipexChoice, PppoeOptions, Tunnel
+from ..config.model import Config, Interface, Ipcp, L2tpOptions, PipexChoice, PppoeOptions, PptpOptions, Tunnel
 from ..tun.device import TunInterface
 from ..tun.netlink import LinkState, Netlink, NetlinkError
 from .ebpf.libbpf import BpfError
@@ -44,11 +44,11 @@ class DataPath:
         self.tuns: dict[str, TunInterface] = {}
         self._access: frozenset[str] = frozenset()
         self._fast = False
-        self._l2tp = False
+        self._tunnelled = False
         #: Is given the outer packets of L2TP, IPv4 or IPv6 and UDP, which the programs could not take the session's out
         #: of after they had been decrypted.
         self.outer: Callable[[bytes, float], None] | None = None
-        # Our own addresses, as far as anything of L2TP is left to the kernel.
+        # Our own addresses, as far as anything of L2TP or PPTP is left to the kernel.
         self._own: frozenset[bytes] = frozenset()
         if not _wanting(config.tunnels):
             self.backend = UserBackend(UNASKED)
@@ -82,8 +82,8 @@ class DataPath:
         # Where the kernel is no longer wanted, it still has sessions from before.
         self._access = self._access & served | frozenset(name for tunnel in wanting for name in interfaces(tunnel))
         self._fast = any(tunnel.pipex_fast for tunnel in wanting)
-        self._l2tp = any(_is_l2tp(tunnel) for tunnel in wanting) or (
-            self._l2tp and any(_is_l2tp(tunnel) for tunnel in config.tunnels)
+        self._tunnelled = any(_is_tunnelled(tunnel) for tunnel in wanting) or (
+            self._tunnelled and any(_is_tunnelled(tunnel) for tunnel in config.tunnels)
         )
 
     def close(self) -> None:
@@ -120,8 +120,8 @@ class DataPath:
 
     def follow(self) -> None:
         """Look which interfaces packets may leave and come by; something is new of some interface or address."""
-        self.backend.follow_core(self._fast, self._l2tp)
-        self._own = _addresses() if self._l2tp else frozenset()
+        self.backend.follow_core(self._fast, self._tunnelled)
+        self._own = _addresses() if self._tunnelled else frozenset()
 
     def _take_outer(self, packet: bytes, now: float) -> bool:
         """A packet that is for no subscriber; whether it has been taken."""
@@ -157,12 +157,12 @@ def _wanting(tunnels: Iterable[Tunnel]) -> list[Tunnel]:
     return [
         tunnel
         for tunnel in tunnels
-        if tunnel.pipex in _KERNEL and isinstance(tunnel.carrier, PppoeOptions | L2tpOptions)
+        if tunnel.pipex in _KERNEL and isinstance(tunnel.carrier, PppoeOptions | L2tpOptions | PptpOptions)
     ]
 
 
-def _is_l2tp(tunnel: Tunnel) -> bool:
-    return isinstance(tunnel.carrier, L2tpOptions)
+def _is_tunnelled(tunnel: Tunnel) -> bool:
+    return isinstance(tunnel.carrier, L2tpOptions | PptpOptions)
 
 
 def _addresses() -> frozenset[bytes]:

@@ -411,8 +411,8 @@ class UserBackend:
     def detach_access(self, name: str) -> None:
         """There are none any more."""
 
-    def follow_core(self, wanted: bool, l2tp: bool = False) -> None:
-        """Fast packets may pass by other interfaces too, and L2TP come in there: there are none."""
+    def follow_core(self, wanted: bool, tunnelled: bool = False) -> None:
+        """Fast packets may pass by other interfaces too, and L2TP and PPTP come in there: there are none."""
 
     def close(self) -> None:
         """Flows and interfaces are closed already."""

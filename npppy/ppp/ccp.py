@@ -81,7 +81,8 @@ class Ccp(Fsm):
     def naked(self, hints: list[Option], now: float) -> None:
         self._heard = True
         for kind, value in hints:
-            if kind == proto.OPT_MPPE and len(value) == 4:
+            # What has been rejected is not asked for again.
+            if kind == proto.OPT_MPPE and len(value) == 4 and self._wish:
                 hint = int.from_bytes(value, "big")
                 common = _strongest(hint & self._allowed)
                 # What we cannot do is not taken up; asking again, up to the limits, is all that is left.
@@ -96,16 +97,18 @@ class Ccp(Fsm):
 
     def rejected(self, refused: list[Option], now: float) -> None:
         self._heard = True
-        if any(kind == proto.OPT_MPPE for kind, _ in refused):
-            self._wish = 0
+        # We ask for nothing else; and so Naks that help nobody come to an end.
+        self._wish = 0
 
     def judge(self, wishes: list[Option], now: float) -> tuple[list[Option], list[Option]]:
         self._heard = True
-        # MPPC, deflate and all else are not for us.
-        reject = [(kind, value) for kind, value in wishes if kind != proto.OPT_MPPE or len(value) != 4]
         wish = 0
+        reject = []
         for kind, value in wishes:
-            if kind == proto.OPT_MPPE and len(value) == 4:
+            # Deflate and all else are not for us, and no option may come twice.
+            if kind != proto.OPT_MPPE or len(value) != 4 or wish:
+                reject.append((kind, value))
+            else:
                 wish = int.from_bytes(value, "big")
         common = wish & self._allowed
         grant = _strongest(common or self._allowed)

@@ -10,6 +10,7 @@ from ..config.model import AuthMethod
 from ..wheel import Timed
 from . import mschap, proto
 from .login import LoginHost, PeerHost, parse
+from .mppe import Keys, keys_from_mschap
 
 CHALLENGE = 1
 RESPONSE = 2
@@ -109,7 +110,7 @@ class ChapServer(Timed):
 class ChapClient(Timed):
     """Answers challenges, and checks that an MS-CHAPv2 authenticator knows the password too."""
 
-    __slots__ = ("_answered", "_expected", "_identifier", "_response", "_tries", "host", "method")
+    __slots__ = ("_answered", "_expected", "_identifier", "_response", "_tries", "host", "keys", "method")
 
     def __init__(self, host: PeerHost, method: AuthMethod) -> None:
         super().__init__()
@@ -121,6 +122,8 @@ class ChapClient(Timed):
         self._response = b""
         self._expected = ""
         self._tries = 0
+        #: What our answer gives for MPPE; None: it is not one that does.
+        self.keys: Keys | None = None
 
     def start(self, now: float) -> None:
         """The authenticator speaks first."""
@@ -170,6 +173,7 @@ class ChapClient(Timed):
             peer_challenge = self.host.random(CHALLENGE_LENGTH)
             response = mschap.nt_response(challenge, peer_challenge, account, password)
             self._expected = mschap.authenticator_response(password, response, peer_challenge, challenge, account)
+            self.keys = keys_from_mschap(mschap.nt_password_hash(password), response, server=False)
             value = peer_challenge + bytes(8) + response + b"\x00"
         self._identifier = identifier
         self._response = _packet(RESPONSE, identifier, bytes((len(value),)) + value + name)

@@ -200,6 +200,11 @@ class Fsm(Timed):
         self.state = State.STARTING
         self.event("Up", now)
 
+    def ask_again(self, now: float) -> None:
+        """The peer may not have listened until now: a request that has no answer yet is repeated at once."""
+        if self.state in (State.REQ_SENT, State.ACK_SENT):
+            self.event("TO+", now)
+
     def close(self, now: float) -> None:
         self.event("Close", now)
 

@@ -31,6 +31,8 @@ _FLAG = 0xFF
 _ROUNDS = 3
 
 _PROTOCOL = b"\x00\xfd"
+#: Octets that a packet grows by.
+OVERHEAD = 4
 
 
 class Keys(NamedTuple):

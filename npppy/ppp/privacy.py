@@ -17,6 +17,8 @@ RESET_INTERVAL = 0.5
 
 #: A peer of which nothing can be decrypted for so many seconds, in so many packets, is out of step for good.
 DEAF, DEAF_PACKETS = 30, 16
+#: So is one that rejects, so often in so many seconds, protocols that it was never sent.
+STRANGE, STRANGE_INTERVAL = 16, 300
 
 
 class PrivacyHost(Host, Protocol):
@@ -59,6 +61,8 @@ class Privacy:
         "_reset",
         "_since",
         "_stage",
+        "_strange",
+        "_strange_since",
         "ccp",
         "host",
         "keys",
@@ -83,6 +87,8 @@ class Privacy:
         self._since = 0.0
         self._packets = 0
         self._reset = -RESET_INTERVAL
+        self._strange = 0
+        self._strange_since = 0.0
 
     @property
     def pending(self) -> bool:
@@ -130,6 +136,18 @@ class Privacy:
             self._reset = now
             self._revive().request_reset()
             self.host.settle()
+
+    def misread(self, now: float) -> None:
+        """The peer has rejected a protocol that it was not sent.
+
+        Its coherency count has gone round while packets were lost, and it decrypts by another key; all that comes out
+        is a protocol for Linux (ppp_mppe.c), which never finds out.
+        """
+        if now >= self._strange_since + STRANGE_INTERVAL:
+            self._strange, self._strange_since = 0, now
+        self._strange += 1
+        if self._strange >= STRANGE:
+            self.host.out_of_step("the peer decrypts by another key", now)
 
     # What CCP says.
 

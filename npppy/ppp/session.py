@@ -19,6 +19,7 @@ from .fsm import State
 from .ipcp import Ipcp
 from .lcp import DEFAULT_ACCM, Lcp, LcpPolicy
 from .link import Call, Link, Proxy
+from .mppe import OVERHEAD as MPPE_LEN
 from .pap import PapServer
 from .privacy import Privacy, required, title, wanted
 from .proxy import UnacceptableError, accept, server
@@ -283,6 +284,8 @@ class Session(Station):
         elif protocol in (proto.LCP, proto.IP, proto.COMPRESSED) or self._speaks(self.auth, protocol):
             # Nothing is left of the session without it (RFC 1661 section 4.3, RXJ-).
             self.end(Cause.USER_ERROR, f"the peer rejects {name}", now)
+        elif protocol not in proto.NAMES and self.privacy is not None and self.mppe is not None:
+            self.privacy.misread(now)
 
     # Authentication.
 
@@ -372,6 +375,9 @@ class Session(Station):
         return self._sworn or required(self.tunnel)
 
     def data_may_pass(self, now: float) -> None:
+        if self.mppe is not None and self.ipcp is not None:
+            # pppd that demands MPPE has no IPCP before, and would hear of ours after a restart timer.
+            self.ipcp.ask_again(now)
         self._network_up(now)
 
     def data_must_stop(self, now: float) -> None:
@@ -410,14 +416,16 @@ class Session(Station):
         assert site is not None
         self._close_flow()
         encap = self._encap = self.call.link.encap
+        # What MPPE adds is no part of the MRU, but the path must carry it, too.
+        room = self.call.link.max_mru - (0 if self.mppe is None else MPPE_LEN)
         spec = FlowSpec(
             session=self.id,
             domain=site.domain,
             interface=site.conf.name,
             address=self.address,
             prefixlen=self.prefixlen,
-            mtu=self.peer_mru,
-            mru=self.mru,
+            mtu=min(self.peer_mru, room),
+            mru=min(self.mru, room),
             ingress_filter=tunnel.ingress_filter,
             mss_adjust=tunnel.tcp_mss_adjust,
             send=self._sender(),

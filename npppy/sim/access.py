@@ -1,4 +1,4 @@
-"""How subscribers reach their concentrator: on an Ethernet by PPPoE, or through the tunnels of a LAC."""
+"""How subscribers reach their concentrator: on an Ethernet by PPPoE, through a LAC's tunnels, or by PPTP."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from ..l2tp.service import Endpoint, Transmit
 from ..pppoe.codec import AccessLine
 from ..wheel import Wheel
-from . import l2tp, pppoe
+from . import l2tp, pppoe, pptp, tcp
 from .load import Dial, Line
 from .udp import Place, Sockets
 from .wire import Wire
@@ -159,3 +160,51 @@ class _Calls:
     @property
     def drops(self) -> Counter[str]:
         return self._sockets.drops + self._lac.service.drops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clients:
+    """PPTP clients, and how their calls differ."""
+
+    wishes: pptp.Wishes
+    server: tcp.Place
+    #: Addresses of this host's to speak from, in turn.
+    bind: tuple[IPv4Address, ...] = ()
+    #: Control connections.
+    tunnels: int = 1
+    #: Template.
+    called: str = ""
+
+    def open(self, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
+        return _Dialups(self, wheel, rng)
+
+
+class _Dialups:
+    def __init__(self, chosen: Clients, wheel: Wheel, rng: Callable[[int], bytes]) -> None:
+        self._chosen = chosen
+        sockets = tcp.Sockets(chosen.server, chosen.bind, chosen.wishes.tunnel.negotiation_timeout)
+        self._sockets = sockets
+        hostname = socket.gethostname()
+        self._pns = pptp.Pns(
+            chosen.wishes, sockets.connect, sockets.transmit, chosen.tunnels, rng, wheel, hostname
+        )
+
+    def start(self, clock: Callable[[], float], after: Callable[[], None]) -> None:
+        self._sockets.start(self._pns, clock, after)
+
+    def dial(self, line: Line) -> Dial:
+        return self._pns.call(line.number, fill(self._chosen.called, line.number), line)
+
+    def shut(self, now: float) -> None:
+        self._pns.shut(now)
+
+    @property
+    def busy(self) -> bool:
+        return self._pns.busy
+
+    def close(self) -> None:
+        self._sockets.close()
+
+    @property
+    def drops(self) -> Counter[str]:
+        return self._sockets.drops + self._pns.drops + self._pns.service.drops

@@ -13,13 +13,24 @@ from pathlib import Path
 import uvloop
 
 from .. import __version__
-from ..config.model import AuthMethod, L2tpOptions, Mppe, PppoeOptions, Protocol, Rebind, Tunnel, Where
+from ..config.model import (
+    AuthMethod,
+    L2tpOptions,
+    Mppe,
+    PppoeOptions,
+    PptpOptions,
+    Protocol,
+    Rebind,
+    Tunnel,
+    Where,
+)
 from ..config.options import TUNNEL_DEFAULTS
 from ..ppp import proto
 from ..pppoe.access import MAX_MRU
 from ..pppoe.codec import MAX_LINE_ID
-from . import l2tp, pppoe
-from .access import Access, Ethernet, Tunnels, fill
+from ..pptp.gre import WINDOW
+from . import l2tp, pppoe, pptp
+from .access import Access, Clients, Ethernet, Tunnels, fill
 from .load import Ending, Plan
 from .report import Report
 from .run import Pings, Run, Setup
@@ -30,8 +41,11 @@ from .udp import Place
 #: 02: locally administered.
 MAC_BASE = "02:4e:50:00:00:00"
 L2TP_PORT = 1701
+PPTP_PORT = 1723
 #: Octets of a host name and of a telephone number that RADIUS can pass on (RFC 2865 section 5).
 MAX_TEXT = 253
+#: Octets of a host name and of a telephone number that PPTP has room for, with the 0 behind them.
+MAX_PPTP_TEXT = 63
 
 
 class UsageError(Exception):
@@ -60,6 +74,18 @@ def _methods(word: str) -> tuple[AuthMethod, ...]:
         return tuple(AuthMethod(name) for name in word.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError("not of pap, chap, mschapv2") from None
+
+
+def _some(*words: str) -> Callable[[str], tuple[str, ...]]:
+    """Some of *words*, in their order here."""
+
+    def convert(word: str) -> tuple[str, ...]:
+        given = word.split(",")
+        if not set(given) <= set(words):
+            raise argparse.ArgumentTypeError(f"not of {', '.join(words)}")
+        return tuple(word for word in words if word in given)
+
+    return convert
 
 
 def _mac(word: str) -> int:
@@ -109,6 +135,10 @@ def parser() -> argparse.ArgumentParser:
     _options(ethernet, "PPPoE", _pppoe_options, "padt")
     lac = carriers.add_parser("l2tp", help="subscribers of a LAC, in tunnels to an LNS")
     _options(lac, "L2TP", _l2tp_options, "cdn")
+    clients = carriers.add_parser("pptp", help="clients of a PPTP server")
+    _options(clients, "PPTP", _pptp_options, "clear")
+    # What such servers want, ours included.
+    clients.set_defaults(auth=(AuthMethod.MSCHAPV2,), mppe="yes")
     return top
 
 
@@ -135,6 +165,10 @@ def _load_options(group: argparse._ArgumentGroup, ending: str) -> None:
 def _ppp_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--auth", type=_methods, default=(AuthMethod.CHAP,), metavar="HOW", help="pap, chap, mschapv2; or several: a,b")
+    add("--mppe", choices=[mppe.value for mppe in Mppe], default="no", help="whether packets are encrypted")
+    lengths, states = _some("128", "56", "40"), _some("stateless", "stateful")
+    add("--mppe-key-length", type=lengths, default=lengths("128,56,40"), metavar="BITS", help="of 128,56,40 (all)")
+    add("--mppe-key-state", type=states, default=states("stateless,stateful"), metavar="STATE", help="of both (both)")
     add("--user", default="user%d", metavar="NAME", help="%%d and {n} stand for the subscriber's number (user%%d)")
     add("--password", default="", metavar="PASSWORD")
     add("--credentials", type=Path, metavar="FILE", help="lines of name:password, used in turn, instead of those two")
@@ -170,6 +204,17 @@ def _l2tp_options(group: argparse._ArgumentGroup) -> None:
     add("--called-number", default="", metavar="TEXT", help="with %%d or {n}")
     add("--sequencing", action="store_true", help="require sequence numbers on data")
     add("--proxy", choices=("none", "chap", "pap"), default="none", help="what the LAC has begun with subscribers")
+
+
+def _pptp_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--server", type=_place(PPTP_PORT), required=True, metavar="ADDRESS[:PORT]", help="of the PAC")
+    add("--bind", type=IPv4Address, action="append", default=[], metavar="ADDRESS", help="ours; may be repeated")
+    add("--tunnels", type=_number(1, 1 << 16), metavar="N", help="control connections for all calls (one for each)")
+    add("--hostname", default="", metavar="NAME", help="in Start-Control-Connection-Request (this machine's)")
+    add("--hello-interval", type=_number(1, 86400), default=60, metavar="SECONDS", help="before a silent PAC is asked")
+    add("--called-number", default="", metavar="TEXT", help="with %%d or {n}")
+    add("--receive-window", type=_number(1, 65535), default=WINDOW, metavar="N", help=f"the PAC is told ({WINDOW})")
 
 
 def _traffic_options(group: argparse._ArgumentGroup) -> None:
@@ -238,7 +283,7 @@ def setup(given: argparse.Namespace) -> Setup:
             ending=given.terminate,
             first=given.first,
         ),
-        access={"pppoe": _ethernet, "l2tp": _tunnels}[given.carrier](given),
+        access={"pppoe": _ethernet, "l2tp": _tunnels, "pptp": _clients}[given.carrier](given),
         credentials=_who(given),
         pings=pings,
         tun=given.tun,
@@ -249,10 +294,13 @@ def setup(given: argparse.Namespace) -> Setup:
 def _tunnel(
     given: argparse.Namespace,
     protocol: Protocol,
-    carrier: PppoeOptions | L2tpOptions,
+    carrier: PppoeOptions | L2tpOptions | PptpOptions,
     mru: int,
     methods: tuple[AuthMethod, ...],
 ) -> Tunnel:
+    mppe = Mppe(given.mppe)
+    if mppe is Mppe.REQUIRED and not all(method.gives_keys for method in methods):
+        raise UsageError("with --mppe required, authentication is by mschapv2 alone: nothing else gives keys")
     return Tunnel(
         name="npppysim",
         protocol=protocol,
@@ -264,7 +312,9 @@ def _tunnel(
         lcp_keepalive_retry_interval=given.echo_interval,
         authentication_methods=methods,
         negotiation_timeout=given.timeout,
-        mppe=Mppe.NO,
+        mppe=mppe,
+        mppe_key_lengths=tuple(map(int, given.mppe_key_length)),
+        mppe_key_states=given.mppe_key_state,
     )
 
 
@@ -328,6 +378,28 @@ def _tunnels(given: argparse.Namespace) -> Access:
         tunnels=given.tunnels,
         ports=given.ports == "distinct",
         calling=given.calling_number,
+        called=given.called_number,
+    )
+
+
+def _clients(given: argparse.Namespace) -> Access:
+    last = given.first + given.sessions - 1
+    for text in (given.hostname, fill(given.called_number, last)):
+        if len(text.encode()) > MAX_PPTP_TEXT:
+            raise UsageError(f"a host name or a number has at most {MAX_PPTP_TEXT} octets")
+    if given.server[0].version != 4:
+        raise UsageError("PPTP is for IPv4 only")
+    if given.sessions > pptp.CALL_IDS:
+        raise UsageError(f"there are {pptp.CALL_IDS} call ids")
+    options = PptpOptions(hostname=given.hostname, echo_interval=given.hello_interval)
+    mru = given.mru or TUNNEL_DEFAULTS[Protocol.PPTP]["mru"]
+    return Clients(
+        wishes=pptp.Wishes(
+            tunnel=_tunnel(given, Protocol.PPTP, options, mru, given.auth), window=given.receive_window
+        ),
+        server=given.server,
+        bind=tuple(given.bind),
+        tunnels=given.tunnels or given.sessions,
         called=given.called_number,
     )
 

@@ -152,6 +152,7 @@ class Run:
                 "dns": [str(IPv4Address(address)) for address in subscriber.dns],
                 "mru": subscriber.mru,
                 "peer_mru": subscriber.peer_mru,
+                "mppe": None if subscriber.mppe is None else str(subscriber.mppe.modes[0]),
                 **line.dial.facts(),
                 "ms": round((line.up_at - line.began) * 1000, 1),
             }

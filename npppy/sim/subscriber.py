@@ -14,8 +14,10 @@ from ..ppp.fsm import State
 from ..ppp.ipcp import Ipcp, IpcpClient
 from ..ppp.lcp import AUTH_METHODS, DEFAULT_ACCM, Lcp, LcpPolicy
 from ..ppp.link import Call, Link, Proxy
+from ..ppp.mppe import Keys
 from ..ppp.options import decode
 from ..ppp.pap import PapClient
+from ..ppp.privacy import Privacy, required, wanted
 from ..ppp.station import Phase, Station
 from ..wheel import Wheel
 
@@ -43,9 +45,9 @@ class Watch(Protocol):
 
 
 class Subscriber(Station):
-    """Dials by the PPP options of its link's tunnel: MRU, methods (those it knows), limits, time-outs, keepalive."""
+    """Dials by the PPP options of its link's tunnel: MRU, methods (those it knows), MPPE, limits, times, keepalive."""
 
-    __slots__ = ("_credentials", "_echoes", "_rng", "_watch", "_wheel", "address", "dns", "number", "reason")
+    __slots__ = ("_credentials", "_echoes", "_rng", "_sworn", "_watch", "_wheel", "address", "dns", "number", "reason")
 
     logger = logging.getLogger("npppy.sim")
 
@@ -71,6 +73,8 @@ class Subscriber(Station):
         self._wheel = wheel
         self._rng = rng
         self._echoes = 0
+        # What has once been encrypted never goes in the clear again.
+        self._sworn = required(call.link.tunnel)
         self._bound(now)
         if call.link.proxy is not None:
             self._begin(call.link.proxy, now)
@@ -98,7 +102,7 @@ class Subscriber(Station):
 
     def send_ip(self, packet: bytes) -> None:
         """Send an IPv4 packet, of at most ``peer_mru`` octets; for a subscriber that is up."""
-        self.call.send(_IP + packet)
+        (self.call.send if self.mppe is None else self.send_encrypted)(_IP + packet)
 
     # LCP.
 
@@ -121,7 +125,7 @@ class Subscriber(Station):
             send_accm=self.lcp.accm, receive_accm=DEFAULT_ACCM, pfc=self.lcp.pfc, acfc=self.lcp.acfc
         )
         if self.peer_auth is None:
-            self._network(now)
+            self._network(None, now)
         else:
             self._authenticate(self.peer_auth, now)
 
@@ -164,6 +168,10 @@ class Subscriber(Station):
         self.end("looped back", now)
 
     def protocol_rejected(self, protocol: int, now: float) -> None:
+        if protocol == proto.CCP:
+            if self.privacy is not None:
+                self.privacy.rejected(now)
+            return
         self.end(f"the concentrator rejects {proto.NAMES.get(protocol, f'protocol 0x{protocol:04x}')}", now)
 
     # Authentication.
@@ -176,17 +184,41 @@ class Subscriber(Station):
             self.log(logging.INFO, f"layer=auth logtype=Failure {message!r}")
             self.end("no answer to authentication" if message == "no answer" else "authentication failed", now)
         elif self.phase is Phase.AUTHENTICATE:
-            self._network(now)
+            client = self.auth_client
+            self._network(client.keys if isinstance(client, ChapClient) else None, now)
+
+    # Encryption.
+
+    def data_may_pass(self, now: float) -> None:
+        self._sworn |= self.mppe is not None
+        self._network_up(now)
+
+    def data_must_stop(self, now: float) -> None:
+        self._network_down(now)
+
+    def unprotected(self, reason: str, now: float) -> None:
+        self.end(f"no encryption: {reason}", now)
+
+    def out_of_step(self, reason: str, now: float) -> None:
+        self.end(reason, now)
 
     # IPCP.
 
-    def _network(self, now: float) -> None:
+    def _network(self, keys: Keys | None, now: float) -> None:
+        """There is a link, which authentication has given *keys* or none."""
         self.phase = Phase.NETWORK
         tunnel = self.call.link.tunnel
+        if self._sworn and keys is None:
+            self.end("no encryption: authentication gives no keys", now)
+            return
+        if keys is not None and wanted(tunnel):
+            self.privacy = Privacy(self, tunnel, keys, must=self._sworn)
         # After renegotiation the address of before is asked for: some concentrators let one keep it.
         ipcp = self.ipcp = IpcpClient(self, tunnel.ipcp, self.address, dns=(0, 0))
         ipcp.open(now)
         ipcp.up(now)
+        if self.privacy is not None:
+            self.privacy.start(now)
 
     def resume_ipcp(self) -> Ipcp:
         return IpcpClient(self, self.call.link.tunnel.ipcp, self.address, self.dns, State.OPENED)
@@ -203,11 +235,22 @@ class Subscriber(Station):
         if not self.address:
             self.end("no address", now)
             return
+        self._network_up(now)
+
+    def _network_up(self, now: float) -> None:
+        """IPCP or CCP has come to an end: data may pass when both have."""
+        if self.phase not in (Phase.NETWORK, Phase.UP) or (self.privacy is not None and self.privacy.pending):
+            return
+        if self.ipcp is not None and self.ipcp.state is not State.OPENED:
+            return
         self.phase = Phase.UP
         self._rest(now)
         self._watch.up(now)
 
     def ipcp_down(self, now: float) -> None:
+        self._network_down(now)
+
+    def _network_down(self, now: float) -> None:
         self._close_flow()
         if self.phase is Phase.UP:
             self.phase = Phase.NETWORK
@@ -219,14 +262,17 @@ class Subscriber(Station):
     # At rest, and the end.
 
     def settle(self) -> None:
-        lcp, ipcp = self.lcp, self.ipcp
+        lcp, ipcp, privacy = self.lcp, self.ipcp, self.privacy
         if (
             self.phase is Phase.UP
             and (lcp is None or lcp.state is State.OPENED)
             and (ipcp is None or ipcp.state is State.OPENED)
+            and (privacy is None or privacy.settled)
         ):
             # Who authenticates us may challenge us again at any time (RFC 1994 section 2): auth_client stays.
             self.lcp = self.ipcp = None
+            if self.mppe is None:
+                self.privacy = None
 
     def _rest(self, now: float) -> None:
         """The concentrator is there: it need not be asked for a while."""
@@ -294,6 +340,9 @@ class Subscriber(Station):
             self.wheel.disarm(self.ipcp)
             self.ipcp = None
         self._close_flow()
+        if self.privacy is not None:
+            self.privacy.stop()
+            self.privacy = self.mppe = None
 
     def _close_flow(self) -> None:
         if self.flow is not None:

@@ -12,7 +12,10 @@ from npppy.pipex.ebpf.libbpf import Map, Object, Run
 
 from .frames import IP, IP6, PPP_IP, PPP_IP6, SESSION, Tags, ethernet, padded, ppp, pppoe
 
-SIZES: Final = dict.fromkeys(("sessions", "hosts4", "nets4", "nets6", "slots", "stats", "seqs"), 16) | {"buckets": 32}
+SIZES: Final = {
+    **dict.fromkeys(("sessions", "hosts4", "nets4", "nets6", "slots", "stats", "seqs"), 16),
+    **dict.fromkeys(("buckets", "mppe"), 32),
+}
 
 ABORTED, DROP, PASS, TX, REDIRECT = range(5)
 
@@ -52,7 +55,7 @@ class Rig:
     def __init__(self, loaded: Object) -> None:
         self.maps = loaded.maps
         self.programs = loaded.programs
-        for name in ("sessions", "hosts4", "nets4", "nets6", "devs", "nics"):
+        for name in ("sessions", "hosts4", "nets4", "nets6", "devs", "nics", "mppe"):
             self._empty(self.maps[name])
         for name in ("slots", "stats", "seqs", "buckets", "config", "counts"):
             table = self.maps[name]

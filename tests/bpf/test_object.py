@@ -30,6 +30,7 @@ RECORDS = {
     "pipex_bucket": layout.BUCKET,
     "pipex_count": layout.COUNT_RECORD,
     "pipex_config": layout.CONFIG,
+    "pipex_mppe": layout.MPPE_KEYS,
 }
 #: In struct bpf_prog_info.
 VERIFIED_AT = 216
@@ -115,7 +116,7 @@ def test_python_has_the_layout_of_c() -> None:
 def test_python_has_the_numbers_of_c() -> None:
     header = (Path(OBJECT).parent / "pipex.h").read_text()
     flags = dict(re.findall(r"#define PIPEX_(\w+)\s+\(1u << (\d+)\)", header))
-    assert len(flags) == 14
+    assert len(flags) == 15
     for name, bit in flags.items():
         assert getattr(layout, name) == 1 << int(bit), name
     body = re.search(r"enum pipex_counter \{(.*?)\};", header, re.S)
@@ -128,10 +129,12 @@ def test_python_has_the_numbers_of_c() -> None:
 
 @pytest.mark.root
 def test_programs_and_maps(loaded: Object) -> None:
-    assert loaded.programs.keys() == {"pipex_access", "pipex_core", "pipex_nic", "pipex_miss", "pipex_order"}
+    assert loaded.programs.keys() == {
+        *("pipex_access", "pipex_core", "pipex_nic", "pipex_miss", "pipex_order", "pipex_ack"),
+    }
     assert loaded.maps.keys() == {
         *("sessions", "hosts4", "nets4", "nets6", "slots", "stats", "seqs", "buckets", "counts", "config", "devs"),
-        *("nics", "events"),
+        *("nics", "events", "mppe", "mppe_works"),
     }
 
 

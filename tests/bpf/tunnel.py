@@ -63,7 +63,8 @@ def numbers(rig: Rig, slot: int = SLOT) -> tuple[int, int]:
     """Of the next message out, and of the next one in."""
     value = rig.maps["seqs"].get(U32.pack(slot))
     assert value is not None
-    out, expected, _ = layout.SEQ.unpack(value)
+    out, expected, acked, peer_acked = layout.SEQ.unpack(value)
+    assert acked == peer_acked == 0
     return out, expected
 
 

@@ -30,7 +30,22 @@ from npppy.pipex.ebpf.backend import EbpfBackend
 from npppy.pipex.ebpf.flow import EbpfFlow
 from npppy.pipex.ebpf.nics import NO_TRANSMIT
 from npppy.pipex.ebpf.plumbing import NpxInterface
-from tests.root.ebpf_lab import IP, IP6, OURS, PEER, POOL, THEIRS, Lab, Namespace, gro, interface, packet_socket, sh
+from npppy.ppp.mppe import Mppe
+from tests.root.ebpf_lab import (
+    IP,
+    IP6,
+    MPPE,
+    OURS,
+    PEER,
+    POOL,
+    THEIRS,
+    Lab,
+    Namespace,
+    gro,
+    interface,
+    packet_socket,
+    sh,
+)
 from tests.unit.ippackets import words
 
 #: Of npppyd and of the peer, by version of IP.
@@ -235,7 +250,7 @@ class L2tpLab(Lab):
             "address": int(ip_address(address)),
             "mtu": 1400,
             "mru": 1400,
-            "send": send,
+            "send": self.encrypted(number, more.get("mppe"), send),
             "encap": encap,
         }
         flow = self.flows[number] = self.backend.add(FlowSpec(**values | more), time.monotonic())
@@ -255,12 +270,10 @@ class L2tpLab(Lab):
         """A message in Python's hands."""
         flags, _, _, number = struct.unpack(">HHHH", data[:8])
         ppp = data[(14 if flags & 0x0800 else 10) :]
-        flow = self.flows.get(number - session(0)[0])
-        if flags & 0x8000 or flow is None or ppp[:2] not in (IP, IP6):
-            self.messages.append((data, source))
-        else:
+        if not flags & 0x8000 and self.take(number - session(0)[0], ppp):
             self.taken += 1
-            (flow.input if ppp[:2] == IP else flow.input6)(ppp[2:], time.monotonic())
+        else:
+            self.messages.append((data, source))
 
     def up(self, ppp: bytes, ns: int | None = None, number: int = 1, **more: Any) -> None:
         """The peer sends a frame of a session."""
@@ -291,7 +304,7 @@ class L2tpLab(Lab):
 class Peer:
     """A thread that is the LAC and the PPP of the peer's kernel: from ppp0 to its socket and back, for call 1."""
 
-    def __init__(self, lab: L2tpLab, mtu: int, *, sequenced: bool = False) -> None:
+    def __init__(self, lab: L2tpLab, mtu: int, *, sequenced: bool = False, mppe: Mppe | None = None) -> None:
         with lab.subscriber:
             sh("ip tuntap add dev ppp0 mode tun")
             self._tun = os.open("/dev/net/tun", os.O_RDWR)
@@ -302,6 +315,7 @@ class Peer:
             gro("sub0")
         self._lab = lab
         self._sequenced = sequenced
+        self._mppe = mppe
         self._stop, self._stopped = os.pipe()
         self.sent = 0
         self.received: list[bytes] = []
@@ -323,14 +337,22 @@ class Peer:
                 return
             if self._tun in ready:
                 packet = os.read(self._tun, 65536)
-                lab.up((IP if packet[0] >> 4 == 4 else IP6) + packet, self.sent & 0xFFFF if self._sequenced else None)
+                ppp = (IP if packet[0] >> 4 == 4 else IP6) + packet
+                if self._mppe is not None:
+                    ppp = self._mppe.send.encrypt(ppp)
+                lab.up(ppp, self.sent & 0xFFFF if self._sequenced else None)
                 self.sent += 1
             if lab.client in ready:
                 data = unpack(lab.client.recv(65536))
                 self.numbers.append(data.ns)
-                if data.ppp[:2] in (IP, IP6):
-                    self.received.append(data.ppp[2:])
-                    os.write(self._tun, data.ppp[2:])
+                ppp = data.ppp
+                if self._mppe is not None and ppp[:2] == MPPE:
+                    plain = self._mppe.receive.decrypt(ppp[2:])
+                    assert plain is not None
+                    ppp = plain
+                if ppp[:2] in (IP, IP6):
+                    self.received.append(ppp[2:])
+                    os.write(self._tun, ppp[2:])
 
 
 @contextmanager

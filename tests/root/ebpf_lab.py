@@ -29,13 +29,14 @@ from typing import Any
 
 from npppy.config.model import Interface, Ipcp, Where
 from npppy.pipex.base import FlowSpec
-from npppy.pipex.ebpf import nics
+from npppy.pipex.ebpf import nics, plumbing
 from npppy.pipex.ebpf.backend import EbpfBackend
 from npppy.pipex.ebpf.flow import EbpfFlow
 from npppy.pipex.ebpf.libbpf import XDP, Program, library
 from npppy.pipex.ebpf.nics import NO_TRANSMIT
 from npppy.pipex.ebpf.plumbing import NpxInterface, ethtool
 from npppy.port import Port
+from npppy.ppp.mppe import Mppe
 from npppy.pppoe.call import PppoeEncap
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -49,6 +50,7 @@ CORE, NEXT = b"\x02\0\0\0\x0c\x01", b"\x02\0\0\0\x0c\x02"
 SESSION = b"\x88\x64\x11\x00"
 IP = b"\x00\x21"
 IP6 = b"\x00\x57"
+MPPE = b"\x00\xfd"
 
 
 def sh(command: str, *, check: bool = True) -> str:
@@ -131,7 +133,7 @@ def frame(session: int, ppp: bytes, *, tags: bytes = b"", source: bytes = THEIRS
 class Subscriber:
     """A thread that is the PPPoE of the subscriber's kernel: from ppp0 to sub0 and back, for one session."""
 
-    def __init__(self, namespace: Namespace, session: int, mtu: int) -> None:
+    def __init__(self, namespace: Namespace, session: int, mtu: int, mppe: Mppe | None = None) -> None:
         with namespace:
             sh("ip tuntap add dev ppp0 mode tun")
             self._tun = os.open("/dev/net/tun", os.O_RDWR)
@@ -141,6 +143,7 @@ class Subscriber:
             sh("ip route add default dev ppp0")
             self._wire = packet_socket("sub0", 0x8864)
         self._session = session
+        self._mppe = mppe
         self._stop, self._stopped = os.pipe()
         self.sent: list[bytes] = []
         self.received: list[bytes] = []
@@ -164,12 +167,19 @@ class Subscriber:
             if self._tun in ready:
                 packet = os.read(self._tun, 65536)
                 self.sent.append(packet)
-                protocol = IP if packet[0] >> 4 == 4 else IP6
-                self._wire.send(header + (len(packet) + 2).to_bytes(2, "big") + protocol + packet)
+                ppp = (IP if packet[0] >> 4 == 4 else IP6) + packet
+                if self._mppe is not None:
+                    ppp = self._mppe.send.encrypt(ppp)
+                self._wire.send(header + len(ppp).to_bytes(2, "big") + ppp)
             if self._wire in ready:
                 data = self._wire.recv(65536)
-                if data[:18] == back and data[20:22] in (IP, IP6):
-                    packet = data[22 : 20 + int.from_bytes(data[18:20], "big")]
+                ppp = data[20 : 20 + int.from_bytes(data[18:20], "big")]
+                if self._mppe is not None and data[:18] == back and ppp[:2] == MPPE:
+                    plain = self._mppe.receive.decrypt(ppp[2:])
+                    assert plain is not None
+                    ppp = plain
+                if data[:18] == back and ppp[:2] in (IP, IP6):
+                    packet = ppp[2:]
                     self.received.append(packet)
                     os.write(self._tun, packet)
 
@@ -186,6 +196,9 @@ class Lab:
         self.world = Namespace()
         self.home.__enter__()
         self.flows: dict[int, EbpfFlow] = {}
+        #: Of sessions that encrypt; and how many packets Python has decrypted, and how many it could not.
+        self.mppe: dict[int, Mppe] = {}
+        self.decrypted = self.undecrypted = 0
         self.pump: Subscriber | None = None
         self.npx: NpxInterface | None = None
         self.backend: EbpfBackend | None = None
@@ -244,6 +257,11 @@ class Lab:
         assert self.backend is not None
         port = more.pop("port", Port(socket.if_indextoname(self.ifindex)))
         mac = more.pop("mac", THEIRS)
+        mppe = more.get("mppe")
+
+        def send(ppp: bytes) -> None:
+            self.access.send(THEIRS + OURS + SESSION + struct.pack(">HH", session, len(ppp)) + ppp)
+
         values: dict[str, Any] = {
             "session": session,
             "domain": 0,
@@ -251,9 +269,7 @@ class Lab:
             "address": int(IPv4Address(address)),
             "mtu": 1492,
             "mru": 1492,
-            "send": lambda ppp: self.access.send(
-                THEIRS + OURS + SESSION + struct.pack(">HH", session, len(ppp)) + ppp
-            ),
+            "send": self.encrypted(session, mppe, send),
             "encap": PppoeEncap(port, OURS, mac, session),
         }
         flow = self.flows[session] = self.backend.add(FlowSpec(**values | more), time.monotonic())
@@ -265,14 +281,43 @@ class Lab:
             while True:
                 data = self.access.recv(65536)
                 session, length = struct.unpack(">HH", data[16:20])
-                if data[20:22] == IP:
-                    self.flows[session].input(data[22 : 20 + length], time.monotonic())
-                elif data[20:22] == IP6:
-                    self.flows[session].input6(data[22 : 20 + length], time.monotonic())
-                else:
+                if not self.take(session, data[20 : 20 + length]):
                     self.control.append(data)
         except BlockingIOError:
             pass
+
+    def encrypted(self, session: int, mppe: Mppe | None, send: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        """What sends a session's data; *send* sends a frame."""
+        if mppe is None:
+            self.mppe.pop(session, None)
+            return send
+        self.mppe[session] = mppe
+        sender = mppe.send
+
+        def encrypt(ppp: bytes) -> None:
+            if sender.inject is not None:
+                sender.inject(ppp)
+            else:
+                send(sender.encrypt(ppp))
+
+        return encrypt
+
+    def take(self, session: int, ppp: bytes) -> bool:
+        """What PPP does with a frame in Python's hands; False: it is no data of a session."""
+        flow, mppe, now = self.flows.get(session), self.mppe.get(session), time.monotonic()
+        if flow is not None and mppe is not None and ppp[:2] == MPPE:
+            plain = mppe.receive.decrypt(ppp[2:], now)
+            if plain is None:
+                self.undecrypted += 1
+                return True
+            self.decrypted += 1
+            ppp = plain
+        elif mppe is not None:
+            return False
+        if flow is None or ppp[:2] not in (IP, IP6):
+            return False
+        (flow.input if ppp[:2] == IP else flow.input6)(ppp[2:], now)
+        return True
 
     def far(self) -> None:
         """There are more networks behind the world; it never has to be asked for its address."""
@@ -374,6 +419,18 @@ def xdp(name: str) -> str:
 
 def links() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
+
+
+@contextmanager
+def sysfs(path: Path) -> Iterator[None]:
+    """What it shows of devices is of this network namespace, as it is for npppyd."""
+    assert LIBC.mount(b"sysfs", os.fsencode(path), b"sysfs", 0, None) == 0, os.strerror(ctypes.get_errno())
+    before, plumbing._DEVICES = plumbing._DEVICES, path / "class/net"  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        plumbing._DEVICES = before  # type: ignore[misc]
+        assert LIBC.umount(os.fsencode(path)) == 0
 
 
 @contextmanager

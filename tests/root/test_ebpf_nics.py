@@ -430,9 +430,9 @@ class TestL2tp:
         programs = ["pipex_nic", "pipex_nic", "pipex_access", "", "pipex_core"]
         assert [xdp(name) for name in names] == programs
         assert roles() == {
-            "acc0": ("access, l2tp", "native"),
-            "br0": ("l2tp", "generic"),
-            "core0": ("l2tp", "native"),
+            "acc0": ("access, tunnel", "native"),
+            "br0": ("tunnel", "generic"),
+            "core0": ("tunnel", "native"),
         }
         # No frame leaves that fast, but goes as all do.
         index = U32.pack(socket.if_nametoindex("core0"))
@@ -441,9 +441,9 @@ class TestL2tp:
         for _ in range(2):
             caplog.clear()
             backend.follow_core(True, True)
-            assert roles()["core0"] == ("core, l2tp", "native")
+            assert roles()["core0"] == ("core, tunnel", "native")
             assert backend.maps.nics.get(index) == NIC.pack(CORE, 0)
-            assert roles()["br0"] == ("l2tp", "generic")
+            assert roles()["br0"] == ("tunnel", "generic")
             assert [xdp(name) for name in names] == programs
         assert caplog.messages == []
         # The subscribers go, and come again.
@@ -455,7 +455,7 @@ class TestL2tp:
         assert [xdp(name) for name in names] == ["pipex_nic", "", "pipex_access", "", "pipex_core"]
         assert roles() == {"acc0": ("access", "native"), "core0": ("core", "native")}
         backend.follow_core(False, True)
-        assert (roles()["core0"], backend.maps.nics.get(index)) == (("l2tp", "native"), None)
+        assert (roles()["core0"], backend.maps.nics.get(index)) == (("tunnel", "native"), None)
         sh("ip link set core0 down")
         backend.follow_core(False, True)
         assert xdp("core0") == ""
@@ -492,7 +492,7 @@ class TestL2tp:
         assert [why in text for text in caplog.messages].count(True) == 1
         assert xdp("core0") == "somebodys"
         (core,) = [each for each in backend.state().interfaces if each.name == "core0"]
-        assert (core.role, core.mode) == ("l2tp", "")
+        assert (core.role, core.mode) == ("tunnel", "")
         assert why in core.note
         sh("ip link set core0 xdp off")
         backend.follow_core(False, True)
@@ -516,7 +516,7 @@ class TestL2tp:
         backend.follow_core(False, True)
         assert (xdp("vlan0"), xdp("wire0")) == ("", "pipex_nic")
         (found,) = [each for each in backend.state().interfaces if each.name == "vlan0"]
-        assert (found.role, found.mode, found.note) == ("l2tp", "native", "on wire0, VLAN 7")
+        assert (found.role, found.mode, found.note) == ("tunnel", "native", "on wire0, VLAN 7")
         assert ethtool("wire0", 0x25, 0) == flags & ~(1 << 8)
         # A core interface too: what is noted of one thing does not go with the other.
         index = U32.pack(below.ifindex)

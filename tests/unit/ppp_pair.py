@@ -53,6 +53,8 @@ class Channel:
         self._random = random.Random(seed)
         self._flying: list[tuple[float, int, Callable[[], None]]] = []
         self._copies = 0
+        # When the last of what comes in order does.
+        self._at = 0.0
 
     @property
     def idle(self) -> bool:
@@ -68,6 +70,13 @@ class Channel:
             self._copies += 1
             delay = self._random.uniform(quality.fastest, quality.slowest)
             heapq.heappush(self._flying, (self.rig.now + delay, self._copies, deliver))
+
+    def deliver(self, deliver: Callable[[], None]) -> None:
+        """In order, once and for certain, as TCP does, if anything at all comes through."""
+        if self.quality.loss < 1:
+            self._copies += 1
+            self._at = max(self._at, self.rig.now + self.quality.fastest)
+            heapq.heappush(self._flying, (self._at, self._copies, deliver))
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Let time pass until *until* holds; False if it has not come to that."""

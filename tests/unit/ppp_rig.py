@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from npppy.aaa.base import Accept, Answer, Failed, Reject, Request
+from npppy.aaa.base import Accept, Answer, Failed, MsChapV2, Reject, Request
 from npppy.aaa.local import verify
 from npppy.config.model import (
     AddressRange,
@@ -28,10 +28,11 @@ from npppy.config.model import (
 )
 from npppy.pipex.null import NullBackend
 from npppy.pool import AddressSpace, Pool
-from npppy.ppp import options, proto
+from npppy.ppp import mschap, options, proto
 from npppy.ppp.cause import Cause
 from npppy.ppp.engine import Engine, Site, name_server_options
 from npppy.ppp.link import Caller, Link, Proxy
+from npppy.ppp.mppe import keys_from_mschap
 from npppy.ppp.session import Session
 from npppy.wheel import Wheel
 
@@ -86,7 +87,10 @@ class Users:
         response = verify(request.proof, request.username, password or b"nobody")
         if password is None or response is None or request.realm is None:
             return Reject(reason="wrong")
-        return replace(self.accept.get(request.account, Accept()), authenticator_response=response)
+        keys = None
+        if request.keys and isinstance(request.proof, MsChapV2):
+            keys = keys_from_mschap(mschap.nt_password_hash(password), request.proof.nt_response, server=True)
+        return replace(self.accept.get(request.account, Accept()), authenticator_response=response, keys=keys)
 
     def authenticate(self, request: Request, done: Callable[[Answer, float], None], now: float) -> Waiting | None:
         answer = self.answer(request)

@@ -1,4 +1,4 @@
-"""npppysim against the concentrator, by Ethernet or by L2TP, on a virtual clock."""
+"""npppysim against the concentrator, by Ethernet, by L2TP or by PPTP, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
 
-from npppy.config.model import AddressRange, AuthMethod, L2tpOptions, Mppe, PppoeOptions, Protocol, Tunnel
+from npppy.config.model import (
+    AddressRange,
+    AuthMethod,
+    L2tpOptions,
+    Mppe,
+    PppoeOptions,
+    PptpOptions,
+    Protocol,
+    Tunnel,
+)
 from npppy.l2tp import engine as l2tp
 from npppy.l2tp.service import Endpoint
 from npppy.l2tp.tunnel import CYCLE
@@ -17,10 +26,15 @@ from npppy.pipex.ip import checksum
 from npppy.port import Port
 from npppy.pppoe.codec import AccessLine
 from npppy.pppoe.engine import Engine
+from npppy.pptp import engine as pptp
+from npppy.pptp.connection import STOP, Connection
+from npppy.pptp.service import Endpoint as Place
 from npppy.sim.l2tp import Lac, LacCall
 from npppy.sim.l2tp import Wishes as LacWishes
 from npppy.sim.load import Dial, Ending, Line, Load, Plan, Stage
 from npppy.sim.pppoe import Host, Segment, Wishes
+from npppy.sim.pptp import Pns, PnsCall, Trunk
+from npppy.sim.pptp import Wishes as PnsWishes
 from npppy.sim.report import Report
 from npppy.sim.subscriber import Credentials, Subscriber
 from npppy.sim.traffic import Pinger, Traffic
@@ -282,3 +296,127 @@ class L2tpWorld(Bed):
         assert not self.lns.tunnels
         assert not self.lac.tunnels
         assert not self.lac._held
+
+
+SERVER, CLIENT = LNS, LAC
+
+
+class Pipe:
+    """One end of a TCP connection: what is sent comes out of the other end, in pieces of any size."""
+
+    def __init__(self, world: PptpWorld) -> None:
+        self.world = world
+        self.other: Pipe
+        self.connection: Connection | None = None
+        self.open = True
+        self.sent = b""
+
+    def send(self, octets: bytes) -> None:
+        self.sent += octets
+        cut = self.world.chance.randrange(len(octets) + 1)
+        for piece in (octets[:cut], octets[cut:]):
+            if piece and self.open:
+                self.world.channel.deliver(lambda piece=piece: self.other._take(piece))  # type: ignore[misc]
+
+    def finish(self) -> None:
+        self.world.channel.deliver(self.other._end)
+
+    def close(self) -> None:
+        if self.open:
+            self.open = False
+            self.world.channel.deliver(self.other._end)
+
+    def _take(self, octets: bytes) -> None:
+        if self.open and self.connection is not None:
+            self.connection.receive(octets, self.world.rig.now)
+
+    def _end(self) -> None:
+        if self.open and self.connection is not None:
+            self.connection.lost("the other end has closed the connection", self.world.rig.now)
+
+
+class PptpWorld(Bed):
+    """Clients, and the server."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        tunnels: int | None = None,
+        wishes: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        clients: dict[str, Any] | None = None,
+        rig: dict[str, Any] | None = None,
+        **rest: Any,
+    ) -> None:
+        """*options* are those of the subscribers, *clients* the PPTP options of theirs; a tunnel for each, unless."""
+        rig = {"protocol": Protocol.PPTP, "mru": 1400, **(rig or {})}
+        rig["carrier"] = PptpOptions(**rig.pop("carrier", {}))
+        super().__init__(plan, rig=rig, **rest)
+        self.chance = random.Random(f"pieces {rest.get('seed', 1)}")
+        #: All GRE packets, by the clients and by the server.
+        self.up_packets: list[bytes] = []
+        self.down_packets: list[bytes] = []
+        #: The clients' ends of all TCP connections.
+        self.pipes: list[Pipe] = []
+        #: Why TCP cannot be set up, if it cannot.
+        self.unreachable = ""
+        self.server = pptp.Engine(
+            (self.rig.tunnel,), self.rig.engine.open, self.rng, self.rig.wheel, "pac.example", self._down
+        )
+        settings = {"protocol": Protocol.PPTP, "carrier": PptpOptions(**(clients or {})), "mru": 1400}
+        chosen = PnsWishes(tunnel=tunnel(**(settings | (options or {}))), **(wishes or {}))
+        count = plan.sessions if tunnels is None else tunnels
+        self.pns = Pns(chosen, self._connect, self._up, count, self.rng, self.rig.wheel, "pns.example")
+        #: Whether the clients have taken leave.
+        self.left = False
+
+    def _connect(self, trunk: Trunk) -> None:
+        if self.unreachable:
+            self.channel.deliver(lambda: self.pns.unreachable(trunk, self.unreachable, self.rig.now))
+            return
+        near, far = Pipe(self), Pipe(self)
+        near.other, far.other = far, near
+        port = 40000 + len(self.pipes)
+        self.pipes.append(near)
+
+        def accept() -> None:
+            (service,) = self.server.services.values()
+            far.connection = self.server.accept(service, Place(SERVER, 1723, CLIENT, port), far, self.rig.now)
+            if far.connection is None:
+                far.close()
+
+        def connected() -> None:
+            near.connection = self.pns.connected(trunk, Place(CLIENT, port, SERVER, 1723), near, self.rig.now)
+            if near.connection is None:
+                near.close()
+
+        self.channel.deliver(accept)
+        self.channel.deliver(connected)
+
+    def _up(self, endpoint: Place, packet: bytes) -> None:
+        self.up_packets.append(packet)
+        self.channel.carry(lambda: self.server.receive(SERVER, CLIENT, packet, self.rig.now))
+
+    def _down(self, endpoint: Place, packet: bytes) -> None:
+        self.down_packets.append(packet)
+        self.channel.carry(lambda: self.pns.receive(CLIENT, SERVER, packet, self.rig.now))
+
+    def _after(self) -> float | None:
+        due = super()._after()
+        if self.done and not self.left and self.load.how is not Ending.NONE:
+            self.left = True
+            self.pns.shut(self.rig.now)
+        return due
+
+    def dial(self, line: Line) -> PnsCall:
+        return self.pns.call(line.number, f"0800-{line.number}", line)
+
+    def nothing_left(self) -> None:
+        # A connection that has ended waits for its peer to close.
+        self.run(STOP + 2)
+        super().nothing_left()
+        for engine in (self.server, self.pns):
+            assert not engine.connections
+            assert not engine.calls
+        assert not any(pipe.open for pipe in self.pipes)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from npppy.config.loader import ConfigError, load
+from npppy.config.model import Mppe
 
 from .config_file import BASE, BIND, TUNNEL, ConfigFile
 
@@ -53,7 +54,6 @@ foo bar
         '5:3: expected an option of a pppoe tunnel, found "lcp-timeou"; did you mean "lcp-timeout"?',
         '6:29: expected "pap", "chap" or "mschapv2", found "mschap"; did you mean "mschapv2"?',
         '7:7: unexpected "="',
-        '8:3: mppe required cannot be met: MPPE is not built yet; with "no" and "yes" sessions are not encrypted',
         '9:3: expected an option of a pppoe tunnel, found "l2tp-hostname", which belongs in an l2tp tunnel',
         '10:3: expected an option of a pppoe tunnel, found "timeout", which belongs in an authentication-server block',
         "13:16: 10.0.0.1/24 is not the address of a network; its network is 10.0.0.0/24",
@@ -173,6 +173,24 @@ def test_options(conf: ConfigFile, options: str, expected: str) -> None:
             '7:11: tunnel "A" listens on 10.0.0.1 port 1701 already, at npppd.conf:3:11',
             '8:11: tunnel "A" listens on ::1 port 1701 already, at npppd.conf:2:11',
         ]),
+        ("tunnel A protocol pptp {\nlisten on 10.0.0.1\nlisten on 10.0.0.2\n}\n"
+         "tunnel B protocol pptp {\nlisten on 10.0.0.2 port 1723\nlisten on 10.0.0.1 port 1724\n}\n"
+         # A port of UDP is another.
+         "tunnel C protocol l2tp {\nlisten on 10.0.0.1 port 1723\n}",
+         '6:11: tunnel "A" listens on 10.0.0.2 port 1723 already, at npppd.conf:3:11'),
+        ("tunnel A protocol pptp\ntunnel B protocol pptp",
+         '2:8: tunnel "A" listens on 0.0.0.0 port 1723 already, at npppd.conf:1:8'),
+        *((f"tunnel A protocol pptp {{\n{option} {value}\n}}",
+           f'2:{len(option) + 2}: expected a number from {numbers}, found "{value}"')
+          for option, value, numbers in (
+              ("pptp-session-limit", 65536, "0 to 65535"),
+              ("pptp-half-open-limit", 0, "1 to 65535"),
+              ("pptp-peer-limit", -1, "0 to 65535"),
+              ("pptp-data-reorder", 65, "0 to 64"),
+          )),
+        ("tunnel A protocol pptp {\npptp-send-window 64\n}", '2:18: expected "yes" or "no", found "64"'),
+        ("tunnel A protocol l2tp {\npptp-peer-limit 1\n}", "2:1: expected an option of an l2tp tunnel, "
+         'found "pptp-peer-limit", which belongs in a pptp tunnel'),
         ("tunnel A protocol pptp {\nlisten on ::1\n}", "2:11: expected an IPv4 address for a pptp tunnel, found ::1"),
         ("set", '1:4: expected "max-session", "user-max-session" or "duplicate-session", found the end of the line'),
         ("set max-session many", '1:17: expected a number from 0 to 10000000, found "many"'),
@@ -408,11 +426,35 @@ def test_many_overlaps(conf: ConfigFile) -> None:
     ]
 
 
-def test_mppe_required(conf: ConfigFile) -> None:
-    (error,) = conf.tunnel_errors("mppe required")
-    assert error.startswith("npppd.conf:10:1: mppe required cannot be met")
-    # Where nothing is served, nothing goes in the clear.
-    assert len(conf.warnings("tunnel A protocol pptp {\nmppe required\n}\n")) == 1
+NO_KEYS = "cannot be met: keys are what mschapv2 gives, and authentication-method has no mschapv2"
+
+
+@pytest.mark.parametrize("protocol", ["pppoe", "l2tp", "pptp"])
+@pytest.mark.parametrize("methods", ["chap", "pap", "chap pap"])
+def test_mppe_required_without_keys(conf: ConfigFile, protocol: str, methods: str) -> None:
+    text = f"tunnel A protocol {protocol} {{\nauthentication-method {methods}\nmppe required\n}}\n"
+    assert conf.errors(text) == [f"npppd.conf:3:1: mppe required {NO_KEYS}"]
+    assert conf.load(text.replace("required", "no")).tunnels[0].mppe is Mppe.NO
+    assert conf.load(text.replace("chap", "chap mschapv2").replace("pap\n", "pap mschapv2\n"))
+
+
+def test_mppe_required_by_default_without_keys(conf: ConfigFile) -> None:
+    text = "tunnel A protocol pptp {\n  authentication-method chap\n}\n"
+    assert conf.errors(text) == [f"npppd.conf:2:3: mppe required (the default of a pptp tunnel) {NO_KEYS}"]
+    assert conf.errors(text.replace("pptp", "l2tp").replace("chap", "chap\nmppe required")) == [
+        f"npppd.conf:3:1: mppe required {NO_KEYS}"
+    ]
+
+
+def test_mppe_required_of_another_file(conf: ConfigFile) -> None:
+    conf.write("ppp.inc", "authentication-method chap\nmppe required\n")
+    assert conf.errors(TUNNEL % "include ppp.inc") == [f"ppp.inc:2:1: mppe required {NO_KEYS}"]
+
+
+def test_what_could_not_be_read_may_have_been_mschapv2(conf: ConfigFile) -> None:
+    assert conf.tunnel_errors("mppe required\nauthentication-method chap mschap2") == [
+        'npppd.conf:11:28: expected "pap", "chap" or "mschapv2", found "mschap2"; did you mean "mschapv2"?'
+    ]
 
 
 # Files
@@ -432,8 +474,10 @@ def test_errors_of_all_files_in_their_order(conf: ConfigFile) -> None:
 
 def test_warnings_come_with_errors(conf: ConfigFile) -> None:
     with pytest.raises(ConfigError) as raised:
-        conf.load("mru 5\ntunnel A protocol pptp\n")
-    assert conf.short(raised.value.warnings) == ["npppd.conf:2:8: PPTP is not built yet: this tunnel is not served"]
+        conf.load("mru 5\nset max-session 1\nset max-session 2\n")
+    assert conf.short(raised.value.warnings) == [
+        "npppd.conf:3:5: max-session is given again: npppd.conf:2:5 has no effect"
+    ]
     assert str(raised.value) == str(raised.value.diagnostics[0])
 
 

@@ -22,6 +22,7 @@ from npppy.config.model import (
     RadiusServer,
     RadiusServers,
     Rebind,
+    Tunnel,
     Where,
 )
 
@@ -377,7 +378,7 @@ def test_include(conf: ConfigFile) -> None:
 
 def test_include_of_a_pattern_in_the_order_of_names(conf: ConfigFile) -> None:
     for name in ("20-b", "10-z", "30-a"):
-        conf.write(f"conf.d/{name}.conf", f"tunnel {name} protocol pptp\n")
+        conf.write(f"conf.d/{name}.conf", f"tunnel {name} protocol pppoe\n")
     conf.write("conf.d/README", "not for us")
     config = conf.load('include "conf.d/*.conf"\ninclude "none.d/*.conf"\n')
     assert [tunnel.name for tunnel in config.tunnels] == ["10-z", "20-b", "30-a"]
@@ -391,7 +392,7 @@ def test_include_from_an_included_file(conf: ConfigFile) -> None:
 
 def test_include_twice_is_no_loop(conf: ConfigFile) -> None:
     conf.write("ppp.inc", "lcp-timeout 7\n")
-    text = "".join(f"tunnel {name} protocol pptp {{\ninclude ppp.inc\n}}\n" for name in "AB")
+    text = "".join(f"tunnel {name} protocol pppoe {{\ninclude ppp.inc\n}}\n" for name in "AB")
     assert [tunnel.lcp.timeout for tunnel in conf.load(text).tunnels] == [7, 7]
 
 
@@ -422,6 +423,77 @@ def test_include_depth(conf: ConfigFile) -> None:
     for number in range(20):
         conf.write(str(number), f"include {number + 1}\n")
     assert conf.errors("include 0\n") == ["14:1:9: files include each other more than 16 deep"]
+
+
+# PPTP and MPPE.
+
+
+def pptp(conf: ConfigFile, options: str) -> Tunnel:
+    config = conf.load(BASE + f"tunnel ACCESS protocol pptp {{\n{options}\n}}\n" + BIND)
+    assert conf.short(config.warnings) == []
+    return config.tunnels[0]
+
+
+def test_pptp_defaults(conf: ConfigFile) -> None:
+    tunnel = pptp(conf, "")
+    assert tunnel.carrier == PptpOptions(listen=((ip("0.0.0.0"), 1723),))
+    assert (tunnel.mppe, tunnel.mppe_key_lengths, tunnel.mppe_key_states) == (
+        Mppe.REQUIRED, (128, 56, 40), ("stateless", "stateful")
+    )  # fmt: skip
+    assert tunnel.authentication_methods == (AuthMethod.MSCHAPV2, AuthMethod.CHAP)
+    assert tunnel.ccp == FsmLimits()
+
+
+def test_pptp_options(conf: ConfigFile) -> None:
+    tunnel = pptp(
+        conf,
+        """
+        listen on 10.0.0.1
+        listen on 10.0.0.2 port 1724
+        pptp-session-limit 9
+        pptp-half-open-limit 1
+        pptp-peer-limit 0
+        pptp-data-reorder 64
+        pptp-send-window yes
+        pptp-echo-interval 0
+        pptp-echo-timeout 0
+        """,
+    )
+    assert tunnel.carrier == PptpOptions(
+        listen=((ip("10.0.0.1"), 1723), (ip("10.0.0.2"), 1724)),
+        session_limit=9,
+        half_open_limit=1,
+        peer_limit=0,
+        data_reorder=64,
+        send_window=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"), [("40 56 128", (128, 56, 40)), ("40 128", (128, 40)), ("56", (56,)), ("56 40", (56, 40))]
+)
+def test_key_lengths_are_the_strongest_first(conf: ConfigFile, lengths: str, expected: tuple[int, ...]) -> None:
+    assert conf.tunnel(f"mppe-key-length {lengths}").mppe_key_lengths == expected
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ("stateful stateless", ("stateless", "stateful")),
+        ("stateless stateful", ("stateless", "stateful")),
+        ("stateful", ("stateful",)),
+        ("stateless", ("stateless",)),
+    ],
+)
+def test_stateless_comes_first(conf: ConfigFile, states: str, expected: tuple[str, ...]) -> None:
+    assert conf.tunnel(f"mppe-key-state {states}").mppe_key_states == expected
+
+
+def test_mppe_of_every_protocol(conf: ConfigFile) -> None:
+    for protocol in ("pppoe", "l2tp", "pptp"):
+        for word in ("no", "yes", "required"):
+            text = f"tunnel A protocol {protocol} {{\nmppe {word}\n}}\n"
+            assert conf.load(text).tunnels[0].mppe is Mppe(word)
 
 
 # L2TP, beyond what npppd has.

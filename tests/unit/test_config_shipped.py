@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from npppy.config.loader import load
-from npppy.config.model import FsmLimits, Ipcp, L2tpOptions, PppoeOptions, PptpOptions, RadiusServers, Realm, Tunnel
+from npppy.config.model import (
+    FsmLimits,
+    Ipcp,
+    L2tpOptions,
+    Mppe,
+    PppoeOptions,
+    PptpOptions,
+    RadiusServers,
+    Realm,
+    Tunnel,
+)
 from npppy.config.options import (
     AUTHENTICATION,
     IPCP,
@@ -40,7 +50,7 @@ OPTIONS = [
 def test_the_example_with_l2tp(tmp_path: Path) -> None:
     text = (CONF / "npppd.conf").read_text()
     assert text.count('#include "l2tp.conf"') == 1
-    (tmp_path / "npppd.conf").write_text(text.replace("#include", "include"))
+    (tmp_path / "npppd.conf").write_text(text.replace('#include "l2tp.conf"', 'include "l2tp.conf"'))
     for name in ("l2tp.conf", "npppd-users"):
         (tmp_path / name).write_bytes((CONF / name).read_bytes())
         (tmp_path / name).chmod(0o600)
@@ -49,6 +59,21 @@ def test_the_example_with_l2tp(tmp_path: Path) -> None:
     carrier = loaded.binds[1].tunnel.carrier
     assert isinstance(carrier, L2tpOptions)
     assert [(str(address), port) for address, port in carrier.listen] == [("0.0.0.0", 1701), ("::", 1701)]
+
+
+def test_the_example_with_pptp(tmp_path: Path) -> None:
+    text = (CONF / "npppd.conf").read_text()
+    assert text.count('#include "pptp.conf"') == 1
+    (tmp_path / "npppd.conf").write_text(text.replace('#include "pptp.conf"', 'include "pptp.conf"'))
+    for name in ("pptp.conf", "npppd-users"):
+        (tmp_path / name).write_bytes((CONF / name).read_bytes())
+        (tmp_path / name).chmod(0o600)
+    loaded = load(tmp_path / "npppd.conf")
+    assert loaded.warnings == ()
+    tunnel = loaded.binds[1].tunnel
+    assert isinstance(tunnel.carrier, PptpOptions)
+    assert [(str(address), port) for address, port in tunnel.carrier.listen] == [("0.0.0.0", 1723)]
+    assert tunnel.mppe is Mppe.REQUIRED
 
 
 def test_the_example(tmp_path: Path) -> None:
@@ -137,8 +162,9 @@ def test_ranges_and_defaults_are_in_the_manual(option: Option) -> None:
 
 def test_what_is_not_built_is_in_the_manual() -> None:
     bugs = MANUAL[MANUAL.index(".Sh BUGS") :]
-    words = {"ccp-timeout", "mppe", "mppe-key-length", "mppe-key-state", "eap-capable", "pptp", "pppx"}
+    words = {"eap-capable", "radius", "pppx"}
     for word in words:
         assert word in bugs
-    tables = {row.keyword for row in UNBUILT} - {"protocol", "type", "name", "nas-id", "dae"}
-    assert tables - {"ccp-max-configure", "ccp-max-terminate", "ccp-max-nak-loop"} <= words
+    assert {row.keyword for row in UNBUILT} - {"type", "name", "nas-id", "dae"} <= words
+    for word in ("ccp", "mppe", "pptp"):
+        assert word not in bugs

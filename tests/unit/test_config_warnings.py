@@ -30,16 +30,6 @@ def test_what_is_not_built_yet() -> None:
         "4:8: radius nas-id has no effect: RADIUS is not built yet",
         "5:8: radius dae has no effect: RADIUS is not built yet",
         "6:8: radius dae has no effect: RADIUS is not built yet",
-        "25:2: ccp-timeout has no effect: CCP is not built yet",
-        # One for the tunnel, none for its options.
-        "28:8: PPTP is not built yet: this tunnel is not served",
-        "64:2: ccp-timeout has no effect: CCP is not built yet",
-        "65:2: ccp-max-configure has no effect: CCP is not built yet",
-        "66:2: ccp-max-terminate has no effect: CCP is not built yet",
-        "67:2: ccp-max-nak-loop has no effect: CCP is not built yet",
-        "72:2: sessions are not encrypted: MPPE is not built yet",
-        "73:2: mppe-key-length has no effect: MPPE is not built yet",
-        "74:2: mppe-key-state has no effect: MPPE is not built yet",
         "101:16: logins by this realm fail: RADIUS is not built yet",
         "102:2: eap-capable has no effect: EAP is not built yet",
     ]
@@ -48,12 +38,14 @@ def test_what_is_not_built_yet() -> None:
 def test_an_interface_a_session() -> None:
     config = load(DATA / "roadwarrior.conf")
     messages = without_files([str(warning) for warning in config.warnings])
-    assert messages[-1].endswith("one a session, as OpenBSD's pppx is, is not built yet")
-    # Beside the one tunnel that is not served yet.
-    assert len(messages) == 2
+    (message,) = messages
+    assert message.endswith("one a session, as OpenBSD's pppx is, is not built yet")
 
 
-@pytest.mark.parametrize("options", ["mppe no", "pipex no", "pipex ebpf", "pipex-forward fast", ""])
+@pytest.mark.parametrize(
+    "options",
+    ["mppe no", "mppe yes", "mppe required", "ccp-timeout 5", "pipex no", "pipex ebpf", "pipex-forward fast", ""],
+)
 def test_what_is_built_draws_none(conf: ConfigFile, options: str) -> None:
     assert conf.tunnel_warnings(options) == []
 
@@ -167,6 +159,32 @@ def test_l2tp(conf: ConfigFile, options: str, expected: list[str]) -> None:
     assert warnings == ["npppd.conf:" + warning for warning in expected]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("listen on 10.0.0.1\nlisten on 10.0.0.2\nlisten on 10.0.0.1 port 1723", [
+            "11:11: 10.0.0.1 port 1723 is given twice"
+        ]),
+        ("authentication-method mschapv2 chap", []),
+        ("mppe no\nauthentication-method chap", []),
+        ("authentication-method chap\nmppe yes", [
+            "10:1: mppe yes has no effect: keys are what mschapv2 gives, and authentication-method has no mschapv2"
+        ]),
+        ("mppe-key-length 40 128 40", ['9:24: "40" is given twice']),
+        ("mppe-key-state stateful stateful", ['9:25: "stateful" is given twice']),
+    ],
+)  # fmt: skip
+def test_pptp(conf: ConfigFile, options: str, expected: list[str]) -> None:
+    warnings = conf.warnings(BASE + L2TP.replace("l2tp", "pptp") % options + BIND)
+    assert warnings == ["npppd.conf:" + warning for warning in expected]
+
+
+@pytest.mark.parametrize("protocol", ["pppoe", "l2tp"])
+def test_without_keys_the_default_is_not_held_against_anybody(conf: ConfigFile, protocol: str) -> None:
+    text = TUNNEL if protocol == "pppoe" else L2TP
+    assert conf.warnings(BASE + text % "authentication-method chap pap" + BIND) == []
+
+
 def test_l2tp_secrets_that_everybody_may_read(conf: ConfigFile) -> None:
     path = conf.write("npppd.conf", BASE + L2TP % "l2tp-secret x" + BIND)
     path.chmod(0o644)
@@ -203,7 +221,10 @@ def test_a_string_over_lines(conf: ConfigFile) -> None:
 
 def test_warnings_of_a_file_included_twice_come_once(conf: ConfigFile) -> None:
     conf.write("mppe.inc", "mppe yes\n")
-    one = TUNNEL % "include mppe.inc"
+    one = TUNNEL % "authentication-method chap\ninclude mppe.inc"
     two = one.replace("ACCESS", "B").replace("eth1", "eth2")
     (warning,) = conf.warnings(BASE + one + two + BIND + BIND.replace("ACCESS", "B"))
-    assert warning == "mppe.inc:1:1: sessions are not encrypted: MPPE is not built yet"
+    assert warning == (
+        "mppe.inc:1:1: mppe yes has no effect: "
+        "keys are what mschapv2 gives, and authentication-method has no mschapv2"
+    )

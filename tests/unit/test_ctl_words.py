@@ -41,13 +41,15 @@ PLACES = [
     ("tunnel", "brief", "b", ""),
     ("tunnel", "all", "a", ""),
     ("tunnel all", "id", "i", "7"),
-    ("tunnel all", "peer", "p", "2001:db8::1"),
+    ("tunnel all", "peer", "pe", "2001:db8::1"),
+    ("tunnel all", "protocol", "pr", "pptp"),
     ("tunnel all", "name", "n", "L2TP"),
     ("tunnel all", "state", "s", "closing"),
     ("tunnel all state", "established", "e", ""),
     ("clear", "tunnel", "t", "all"),
     ("clear tunnel", "all", "a", ""),
-    ("clear tunnel", "peer", "p", "192.0.2.1"),
+    ("clear tunnel", "peer", "pe", "192.0.2.1"),
+    ("clear tunnel", "protocol", "pr", "l2tp"),
 ]
 
 
@@ -98,8 +100,8 @@ def test_clear_and_monitor_take_all_or_filters() -> None:
 def test_tunnels() -> None:
     for view in ("brief", "all"):
         assert parse(["tunnel", view])[1] == {"command": "tunnel", "filters": {}}
-    filters = {"id": 7, "peer": "2001:db8::1", "name": "L2TP", "state": "half-open"}
-    words = ["id", "7", "peer", "2001:db8::1", "name", "L2TP", "state", "half-open"]
+    filters = {"id": 65536, "peer": "2001:db8::1", "name": "L2TP", "protocol": "pptp", "state": "half-open"}
+    words = ["id", "65536", "peer", "2001:db8::1", "name", "L2TP", "protocol", "PPTP", "state", "half-open"]
     assert parse(["tunnel", "all", *words])[1] == {"command": "tunnel", "filters": filters}
     assert parse(["clear", "tunnel", *words])[1] == {"command": "clear-tunnel", "filters": filters}
     assert parse(["clear", "tunnel", "all"])[1] == {"command": "clear-tunnel", "filters": {}}
@@ -150,7 +152,7 @@ FILTERS = "  ppp-id\n  address\n  interface\n  protocol\n  realm\n  username\n"
 
 
 TOP = "  session\n  clear\n  daemon\n  monitor\n  pipex\n  capture\n  tunnel\n"
-TUNNEL = "  id\n  peer\n  name\n  state\n"
+TUNNEL = "  id\n  peer\n  name\n  protocol\n  state\n"
 RATES = "[ off | <down>[/<up>] ]"
 OPTIONS = "  -c\n  -s\n  -w\n"
 
@@ -190,9 +192,10 @@ OPTIONS = "  -c\n  -s\n  -w\n"
         ("tunnel packets", "unknown argument: packets\nvalid commands/args:\n  brief\n  all\n"),
         ("tunnel all ppp-id 7", f"unknown argument: ppp-id\nvalid commands/args:\n  <cr>\n{TUNNEL}"),
         ("tunnel all id", "missing argument:\nvalid commands/args:\n  <tunnel-id>\n"),
-        ("tunnel all id 65536", "unknown argument: 65536\nvalid commands/args:\n  <tunnel-id>\n"),
+        ("tunnel all id 4294967296", "unknown argument: 4294967296\nvalid commands/args:\n  <tunnel-id>\n"),
         ("tunnel all peer 10.1", "unknown argument: 10.1\nvalid commands/args:\n  <address>\n"),
         ("tunnel all peer 1::2::3", "unknown argument: 1::2::3\nvalid commands/args:\n  <address>\n"),
+        ("tunnel all protocol pppoe", "unknown argument: pppoe\nvalid commands/args:\n  [ l2tp | pptp ]\n"),
         ("tunnel all name", "missing argument:\nvalid commands/args:\n  <tunnel>\n"),
         ("tunnel all state up", "unknown argument: up\nvalid commands/args:\n  established\n  half-open\n  closing\n"),
         ("clear all all", "superfluous argument: all\n"),

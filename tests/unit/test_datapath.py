@@ -56,6 +56,12 @@ tunnel L2TP protocol l2tp {
     %s
 }
 """
+PPTP = """
+tunnel PPTP protocol pptp {
+    listen on 192.0.2.1
+    %s
+}
+"""
 PPPOE = """
 tunnel PPPOE protocol pppoe {
     listen on interface eth1
@@ -114,9 +120,12 @@ def load(folder: Path, *tunnels: str) -> Config:
         ([L2TP % "pipex no", PPPOE % ""], [(False, False)]),
         ([L2TP % "", PPPOE % "pipex-forward fast"], [(True, True)]),
         ([L2TP % "pipex no"], []),
+        ([PPTP % ""], [(False, True)]),
+        ([PPTP % "", PPPOE % "pipex-forward fast"], [(True, True)]),
+        ([PPTP % "pipex no", PPPOE % ""], [(False, False)]),
     ],
 )
-def test_follows_for_l2tp(
+def test_follows_for_tunnels(
     kernel: Kernel, tmp_path: Path, tunnels: list[str], followed: list[tuple[bool, bool]]
 ) -> None:
     data = DataPath(load(tmp_path, *tunnels), tmp_path)
@@ -124,13 +133,14 @@ def test_follows_for_l2tp(
     assert kernel.followed == followed
 
 
-def test_sessions_from_before(kernel: Kernel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("carrier", [L2TP, PPTP], ids=["L2TP", "PPTP"])
+def test_sessions_from_before(kernel: Kernel, tmp_path: Path, carrier: str) -> None:
     """Where no more are wanted there are some yet, as long as there is the tunnel."""
     data = DataPath(load(tmp_path, PPPOE % ""), tmp_path)
-    for more in (L2TP % "", L2TP % "pipex no", "", L2TP % "pipex no"):
+    for more in (carrier % "", carrier % "pipex no", "", carrier % "pipex no"):
         data.configure(load(tmp_path, PPPOE % "", more))
         data.follow()
-    assert [l2tp for _, l2tp in kernel.followed] == [True, True, False, False]
+    assert [tunnelled for _, tunnelled in kernel.followed] == [True, True, False, False]
 
 
 def udp6(source: str, destination: str, data: bytes) -> bytes:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from npppy.control.dissect import summary
 from npppy.pppoe.codec import Code, discovery_frame, session_frame
+from npppy.pptp import gre
 from tests.unit.ippackets import ip, tcp, udp
 from tests.unit.pipex_fake import AC, HOST, IP
 
@@ -39,11 +40,16 @@ def l2tp(header: str, data: bytes = b"", *, version: int = 4) -> bytes:
     return bytes(12) + b"\x86\xdd" + ip6(17, datagram)[22:]
 
 
-LCP, PAP, CHAP, IPCP = 0xC021, 0xC023, 0xC223, 0x8021
+def pptp(packet: bytes) -> bytes:
+    return bytes(12) + b"\x08\x00" + ip("192.0.2.1", "192.0.2.2", packet, protocol=47)
+
+
+LCP, PAP, CHAP, IPCP, CCP = 0xC021, 0xC023, 0xC223, 0x8021, 0x80FD
 FLOW = "10.0.0.2", "9.9.9.9"
 ENDS = "10.0.0.2 > 9.9.9.9"
 PORTS = "10.0.0.2:40000 > 9.9.9.9:40001"
 ENDS6 = "2001:db8::1 > 2001:db8::2"
+MPPE = "MPPE", "flags=AD count=7, 1000 octets seq=7 ack=6"
 FIRST = bytearray(udp(*FLOW, bytes(8)))
 FIRST[6] = 0x20
 
@@ -72,7 +78,14 @@ FRAMES = [
     (control(IPCP, 4, b"\2\6\0\x2d\x0f\1"), "IPCP", "ConfRej id=7 option2=0x002d0f01"),
     (control(IPCP, 9), "IPCP", "code 9 id=7"),
     (control(0x8057, 1, b"\1\x0a\0\0\0\0\0\0\0\1"), "IPV6CP", "ConfReq id=7 option1=0x0000000000000001"),
-    (control(0x80FD, 1, b"\x12\6\1\0\0\x40"), "CCP", "ConfReq id=7 option18=0x01000040"),
+    (control(CCP, 1, b"\x12\6\1\0\0\x40"), "CCP", "ConfReq id=7 mppe=0x01000040"),
+    (control(CCP, 14), "CCP", "ResetReq id=7"),
+    (control(CCP, 15), "CCP", "ResetAck id=7"),
+    (control(CCP, 9), "CCP", "code 9 id=7"),
+    (control(IPCP, 14), "IPCP", "code 14 id=7"),
+    (frame(b"\x00\xfd\x9a\xbc" + bytes(30)), "MPPE", "flags=AD count=2748, 30 octets"),
+    (frame(b"\xfd\x10\x01" + bytes(30)), "MPPE", "flags=D count=1, 30 octets"),
+    (frame(b"\x00\xfd\x0f\xff" + bytes(30)), "MPPE", "flags=none count=4095, 30 octets"),
     (control(PAP, 1, b"\5alice\x0awonderland"), "PAP", 'AuthReq id=7 user="alice"'),
     (control(PAP, 2, b"\2ok"), "PAP", 'AuthAck id=7 "ok"'),
     (control(PAP, 3, b"\0"), "PAP", 'AuthNak id=7 ""'),
@@ -114,7 +127,18 @@ FRAMES = [
         f"{PORTS} UDP, 3 octets ns=7",
     ),
     (l2tp("c802 0014 0001 0002 0003 0004 8008 0000 0000 000e"), "L2TP", "tunnel 1 session 2 ns=3 nr=4"),
+    (l2tp("0002 0001 0002", b"\xff\3\0\xfd\x90\7" + bytes(9)), "MPPE", "flags=AD count=7, 9 octets"),
     (l2tp("0003 0001 0002"), "UDP", "6 octets"),
+    (pptp(gre.encode(9, 0, -1, b"\xc0\x21\x09\7\0\x08abcd")), "LCP", "EchoReq id=7 magic=0x61626364 seq=0"),
+    (pptp(gre.encode(9, 7, 0xFFFFFFFF, IP + udp(*FLOW, b"abc"))), "IP", f"{PORTS} UDP, 3 octets seq=7 ack=4294967295"),
+    (pptp(gre.encode(9, 7, 6, b"\0\xfd\x90\7" + bytes(9))), "MPPE", "flags=AD count=7, 9 octets seq=7 ack=6"),
+    (pptp(bytes.fromhex("3001 880b 001d 0009 00000007 21") + udp(*FLOW)), "IP", f"{PORTS} UDP, 0 octets seq=7"),
+    (pptp(gre.encode(9, 7, 6, IP + udp(*FLOW)) + bytes(9)), "IP", f"{PORTS} UDP, 0 octets seq=7 ack=6"),
+    (pptp(gre.acknowledgment(9, 6)), "GRE", "call 9 ack=6"),
+    (pptp(bytes.fromhex("2001 880b 0000 0009")), "GRE", "call 9"),
+    (pptp(bytes.fromhex("0000 0800") + bytes(20)), "GRE", "protocol 0x0800"),
+    (pptp(bytes.fromhex("2000 880b 0004 0009 ff03c021")), "GRE", "protocol 0x880b"),
+    (pptp(bytes.fromhex("3001 6558") + bytes(20)), "GRE", "protocol 0x6558"),
     (bytes(12) + b"\x08\x00" + ip(*FLOW, bytes(8), protocol=50), "IP", "protocol 50"),
     (bytes(12) + b"\x08\x00" + ip(*FLOW, bytes(8), flags=0x2002), "IP", "protocol 17, fragment at 16"),
 ]
@@ -166,6 +190,12 @@ def test_no_password() -> None:
         (l2tp("4002 0004 0001 0002", b"\xff\3\xc0\x21"), 54, ("?", "malformed")),
         (l2tp("0202 0001 0002 0009"), 50, ("?", "malformed")),
         (l2tp("0002 0001"), 46, ("?", "malformed")),
+        (pptp(gre.encode(9, 7, 6, b"\xc0\x21\1\7\0\x08abcd"))[:-2], 64, ("LCP", "truncated seq=7 ack=6")),
+        (pptp(gre.encode(9, 7, 6, b"\xc0\x21\1\7\0\x08")), 60, ("LCP", "malformed seq=7 ack=6")),
+        (pptp(gre.encode(9, 7, 6, b"\0\xfd\x90\7" + bytes(1000)))[:60], 1054, MPPE),
+        (pptp(gre.encode(9, 7, 6, b"\0\xfd\x90\7" + bytes(1000)))[:55], 1054, ("MPPE", "truncated seq=7 ack=6")),
+        (pptp(gre.encode(9, 7, 6, b"\0\xfd\x90")), 55, ("MPPE", "malformed seq=7 ack=6")),
+        (pptp(bytes.fromhex("3081 880b 0000 0009")), 42, ("?", "malformed")),
     ],
 )
 def test_what_is_broken_or_cut(data: bytes, length: int, said: tuple[str, str]) -> None:
@@ -182,7 +212,7 @@ def check(data: bytes, length: int) -> None:
 def test_whatever_a_frame_holds(rest: bytes) -> None:
     check(rest, len(rest))
     check(frame(rest), 20 + len(rest))
-    for protocol in (LCP, PAP, CHAP, IPCP, 0x0021, 0x0057):
+    for protocol in (LCP, PAP, CHAP, IPCP, CCP, 0x0021, 0x0057, 0x00FD):
         data = frame(protocol.to_bytes(2, "big") + rest)
         check(data, len(data) + 1)
 

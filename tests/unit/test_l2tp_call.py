@@ -10,10 +10,10 @@ from npppy.l2tp import codec
 from npppy.l2tp.call import CONNECT, LnsCall
 from npppy.l2tp.codec import Attr, Type, u16, u32
 from npppy.l2tp.engine import Engine
-from npppy.l2tp.reorder import WAIT
 from npppy.l2tp.tunnel import State, Tunnel
 from npppy.ppp.cause import Cause
 from npppy.ppp.link import IN, OUT, Proxy
+from npppy.reorder import WAIT
 from tests.unit.l2tp_net import LAC, LNS, LacCall, Net, PlainLac
 from tests.unit.pppoe_fake import IP_PACKET, LCP_REQUEST, FakePpp, FakeUpper
 

@@ -11,10 +11,10 @@ from npppy.l2tp.call import CONNECT
 from npppy.l2tp.codec import Attr, Type, u16, u32
 from npppy.l2tp.engine import MAX_WAITING, STRANGERS, Engine
 from npppy.l2tp.orphans import MEMORY, Ghosts, read_record, record
-from npppy.l2tp.reorder import WAIT
 from npppy.l2tp.service import Endpoint
 from npppy.l2tp.tunnel import CYCLE, State
 from npppy.ppp.cause import Cause
+from npppy.reorder import WAIT
 from tests.unit.l2tp_net import LAC, LNS, Net, block
 from tests.unit.pppoe_fake import FakeJournal, FakePpp
 from tests.unit.test_l2tp_call import Rig, cdn, numbered

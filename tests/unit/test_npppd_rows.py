@@ -4,7 +4,7 @@ The differences, dead options and suspected bugs of npppd, by their numbers (npp
 are below.
 
  1  mppe required is not honoured on PPPoE
-        unit/test_config_errors.py::test_mppe_required
+        unit/test_config_errors.py::test_mppe_required_without_keys
  2  allow-user-selected-address: manual yes
         unit/test_config_load.py::test_defaults_of_pppoe
         unit/test_ipcp.py::test_the_peers_wish_only_where_both_realm_and_pool_allow_it

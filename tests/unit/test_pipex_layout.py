@@ -30,6 +30,7 @@ RECORDS = {
     "pipex_nic": layout.NIC,
     "pipex_event": layout.EVENT,
     "pipex_frame": layout.FRAME,
+    "pipex_mppe": layout.MPPE_KEYS,
 }
 
 # linux/btf.h
@@ -293,5 +294,29 @@ def test_the_key_of_l2tp_is_found_again() -> None:
     assert layout.key_of(layout.SESSION.pack(*(blank | values).values())) == layout.l2tp_key(0xFEDC, 0x1234)
 
 
+def test_pptp_encapsulation() -> None:
+    made = layout.pptp_encapsulation(*NPX, ENDS4[0], ENDS4[2], 0x0304)
+    ip, gre = made.octets[14:34], made.octets[34:]
+    assert made.octets[:14] == b"".join(NPX) + b"\x08\0"
+    assert ip[:10] == bytes((0x45, 0, 0, 0, 0, 0, 0, 0, 65, 47))
+    assert ip[12:] == ENDS4[0] + ENDS4[2]
+    assert int.from_bytes(ip[10:12], "big") == words(ip[:10] + b"\0\0" + ip[12:])
+    assert gre == struct.pack(">HHHHII", 0x3081, 0x880B, 0, 0x0304, 0, 0) + b"\xff\x03"
+    assert made[1:] == (38, 14, 42, 0)
+
+
+def test_pptp_key() -> None:
+    key = layout.fields(layout.KEY, layout.pptp_key(0x1234))
+    assert {name: value for name, value in key.items() if value not in (0, bytes(6))} == {
+        "kind": layout.PPTP,
+        "id": b"\x12\x34",
+    }
+    values = {"kind": layout.PPTP, "encap": layout.pptp_encapsulation(*NPX, ENDS4[0], ENDS4[2], 7).octets}
+    blank = layout.fields(layout.SESSION, bytes(layout.SESSION.size))
+    session = layout.SESSION.pack(*(blank | values | {"key_id": b"\x12\x34"}).values())
+    assert layout.key_of(session) == layout.pptp_key(0x1234)
+
+
 def test_inject() -> None:
     assert layout.inject(3, 9, b"\xc0\x21frame") == struct.pack("=II", 3, 9) + b"\0\7\0\0\xc0\x21frame"
+    assert layout.inject(3, 9, b"") == struct.pack("=II", 3, 9) + bytes(4)

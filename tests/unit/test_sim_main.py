@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from npppy.config.model import AuthMethod, L2tpOptions, Rebind
+from npppy.config.model import AuthMethod, L2tpOptions, Mppe, PptpOptions, Rebind
 from npppy.l2tp.service import Endpoint
-from npppy.sim.access import Ethernet, Tunnels, fill
+from npppy.sim.access import Clients, Ethernet, Tunnels, fill
 from npppy.sim.load import Ending
 from npppy.sim.main import UsageError, main, parser, read_credentials, setup
 from npppy.sim.report import Report, milliseconds
@@ -34,6 +34,12 @@ def lac(*words: str) -> Tunnels:
     return chosen.access
 
 
+def clients(*words: str) -> Clients:
+    chosen = setup(parser().parse_args(["pptp", "--server", "192.0.2.1", *words]))
+    assert isinstance(chosen.access, Clients)
+    return chosen.access
+
+
 def test_defaults() -> None:
     chosen = given()
     assert (chosen.plan.sessions, chosen.plan.rate, chosen.plan.window, chosen.plan.hold) == (1, 0, 256, 0)
@@ -41,6 +47,7 @@ def test_defaults() -> None:
     assert ethernet(chosen).wishes.tunnel.authentication_methods == (AuthMethod.CHAP,)
     assert ethernet(chosen).wishes.tunnel.mru == 1492
     assert not ethernet(chosen).wishes.tunnel.lcp_keepalive
+    assert ethernet(chosen).wishes.tunnel.mppe is Mppe.NO
     assert ethernet(chosen).mac_base == 0x024E50000000
     assert chosen.pings is None
     assert not chosen.tun
@@ -177,6 +184,76 @@ def test_wrong_words_of_a_lac(words: list[str], capsys: pytest.CaptureFixture[st
 def test_words_of_a_lac_that_do_not_go_together(words: list[str]) -> None:
     with pytest.raises(UsageError):
         lac(*words)
+
+
+def test_defaults_of_pptp_clients() -> None:
+    chosen = clients("--sessions", "7")
+    assert (chosen.server, chosen.bind) == ((ip_address("192.0.2.1"), 1723), ())
+    # A connection for each.
+    assert (chosen.tunnels, chosen.called) == (7, "")
+    tunnel = chosen.wishes.tunnel
+    assert chosen.wishes.window == 64
+    assert (tunnel.mru, tunnel.authentication_methods, tunnel.mppe) == (1400, (AuthMethod.MSCHAPV2,), Mppe.YES)
+    assert (tunnel.mppe_key_lengths, tunnel.mppe_key_states) == ((128, 56, 40), ("stateless", "stateful"))
+    assert tunnel.carrier == PptpOptions()
+
+
+def test_all_options_of_pptp_clients() -> None:
+    chosen = clients(
+        *("--sessions", "9", "--first", "7", "--terminate", "clear", "--mru", "1300", "--auth", "mschapv2"),
+        *("--server", "192.0.2.9:1724", "--bind", "192.0.2.2", "--bind", "192.0.2.3", "--tunnels", "3"),
+        *("--hostname", "pns-7", "--hello-interval", "5", "--called-number", "{n}", "--receive-window", "3"),
+        *("--mppe", "required", "--mppe-key-length", "40,128", "--mppe-key-state", "stateful"),
+    )
+    assert chosen.server == (ip_address("192.0.2.9"), 1724)
+    assert chosen.bind == (ip_address("192.0.2.2"), ip_address("192.0.2.3"))
+    assert (chosen.tunnels, chosen.called, chosen.wishes.window) == (3, "{n}", 3)
+    tunnel = chosen.wishes.tunnel
+    assert (tunnel.mru, tunnel.mppe) == (1300, Mppe.REQUIRED)
+    assert (tunnel.mppe_key_lengths, tunnel.mppe_key_states) == ((128, 40), ("stateful",))
+    assert tunnel.carrier == PptpOptions(hostname="pns-7", echo_interval=5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bind", "::1"],
+        ["--tunnels", "0"],
+        ["--terminate", "cdn"],
+        ["--mppe", "maybe"],
+        ["--mppe-key-length", "64"],
+        ["--mppe-key-state", ""],
+        ["--receive-window", "65536"],
+    ],
+)
+def test_wrong_words_of_pptp_clients(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        clients(*words)
+    assert exit.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--server", "[2001:db8::1]"],
+        ["--sessions", "65536"],
+        ["--hostname", "x" * 64],
+        ["--called-number", "x" * 62 + "%d", "--sessions", "10"],
+        ["--mppe", "required", "--auth", "chap"],
+        ["--mppe", "required", "--auth", "mschapv2,pap"],
+    ],
+)
+def test_words_of_pptp_clients_that_do_not_go_together(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        clients(*words)
+
+
+def test_mppe_of_a_lac() -> None:
+    words = ("--mppe", "required", "--auth", "mschapv2")
+    assert lac(*words).wishes.tunnel.mppe is Mppe.REQUIRED
+    with pytest.raises(UsageError):
+        lac(*words, "--proxy", "chap")
 
 
 @pytest.mark.parametrize("server", ["127.0.0.1", "[::1]:17010"])

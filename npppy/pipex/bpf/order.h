@@ -42,7 +42,7 @@ INLINE void choose_queue(struct __sk_buff *skb)
 	struct pipex_ref ref = sent_to(skb);
 	struct pipex_session *s = ref.generation ? bpf_map_lookup_elem(&slots, &ref.slot) : NULL;
 
-	if (s && has_outer(s) && s->seq_at) {
+	if (s && ((has_outer(s) && s->seq_at) || s->blocks & PIPEX_MPPE)) {
 		/* Else it would count, and not the hash. */
 		skb->queue_mapping = 0;
 		bpf_set_hash(skb, ref.slot * SCATTER);

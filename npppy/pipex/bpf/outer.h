@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
- * Outer headers: IP and UDP around L2TP, behind an Ethernet header without VLAN tags.
+ * Outer headers: IP and UDP around L2TP, or IP and GRE, behind an Ethernet header without VLAN tags.
  */
 #ifndef PIPEX_OUTER_H
 #define PIPEX_OUTER_H
 
 #include "fast.h"
 #include "l2tp.h"
+#include "pptp.h"
 
 struct l2tp {
 	__be16 flags, length, tunnel, session;
@@ -18,49 +19,41 @@ INLINE bool outer6(const struct pipex_session *s)
 	return s->encap[ETH_HLEN] >> 4 == 6;
 }
 
-/* Where UDP begins. */
-INLINE __u32 udp_at(const struct pipex_session *s)
+/* Where UDP or GRE begins. */
+INLINE __u32 inner_at(const struct pipex_session *s)
 {
 	return ETH_HLEN + (outer6(s) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 }
 
-/* Fill in what varies in the headers in front of a PPP packet, which has size octets from its Protocol field on. */
-INLINE bool fill_in(struct xdp_md *ctx, const struct flow *f, __u32 size)
+/* IPv4, in front of so many octets. */
+INLINE bool fill_in4(struct cursor *c, __u32 length)
+{
+	struct iphdr *ip4 = take(c, sizeof(*ip4));
+
+	if (!ip4)
+		return false;
+	ip4->tot_len = bpf_htons(sizeof(*ip4) + length);
+	/* The stack may cut it in pieces. */
+	ip4->id = bpf_get_prandom_u32();
+	ip4->check = ~folded(ip4->check + ip4->tot_len + ip4->id);
+	return true;
+}
+
+/* UDP and L2TP, so many octets from an offset on. */
+INLINE bool fill_in_l2tp(struct xdp_md *ctx, const struct flow *f, struct cursor *c, __u32 at, __u32 length)
 {
 	const struct pipex_session *s = f->session;
-	struct cursor c = cursor_open(ctx);
-	__u32 at = udp_at(s), length = s->encap_len - at + size, slot = f->slot;
-	struct iphdr *ip4;
-	struct ipv6hdr *ip6;
-	struct udphdr *udp;
-	struct l2tp *l2tp;
+	struct udphdr *udp = take(c, sizeof(*udp));
+	struct l2tp *l2tp = take(c, sizeof(*l2tp));
 	struct pipex_seq *seq;
 	int sum;
 
-	if (!take(&c, ETH_HLEN))
-		return false;
-	if (outer6(s)) {
-		ip6 = take(&c, sizeof(*ip6));
-		if (!ip6)
-			return false;
-		ip6->payload_len = bpf_htons(length);
-	} else {
-		ip4 = take(&c, sizeof(*ip4));
-		if (!ip4)
-			return false;
-		ip4->tot_len = bpf_htons(sizeof(*ip4) + length);
-		/* The stack may cut it in pieces. */
-		ip4->id = bpf_get_prandom_u32();
-		ip4->check = ~folded(ip4->check + ip4->tot_len + ip4->id);
-	}
-	udp = take(&c, sizeof(*udp));
-	l2tp = take(&c, sizeof(*l2tp));
 	if (!udp || !l2tp)
 		return false;
 	udp->len = bpf_htons(length);
 	l2tp->length = bpf_htons(length - sizeof(*udp));
 	if (s->seq_at) {
-		seq = bpf_map_lookup_elem(&seqs, &slot);
+		seq = numbers(f);
 		if (!seq)
 			return false;
 		l2tp->ns = bpf_htons(__sync_fetch_and_add(&seq->out, 1));
@@ -74,6 +67,41 @@ INLINE bool fill_in(struct xdp_md *ctx, const struct flow *f, __u32 size)
 		udp->check = sum ? sum : 0xffff;
 	}
 	return true;
+}
+
+/* GRE, so many octets. */
+INLINE bool fill_in_pptp(const struct flow *f, struct cursor *c, __u32 length)
+{
+	struct gre *gre = take(c, sizeof(*gre));
+	struct pipex_seq *seq = numbers(f);
+
+	if (!gre || !seq)
+		return false;
+	gre->length = bpf_htons(length - sizeof(*gre));
+	gre->number = bpf_htonl(__sync_fetch_and_add(&seq->out, 1));
+	gre->acknowledged = bpf_htonl(acknowledge(f, seq));
+	return true;
+}
+
+/* Fill in what varies in the headers in front of a PPP packet, which has size octets from its Protocol field on. */
+INLINE bool fill_in(struct xdp_md *ctx, const struct flow *f, __u32 size)
+{
+	const struct pipex_session *s = f->session;
+	struct cursor c = cursor_open(ctx);
+	__u32 at = inner_at(s), length = s->encap_len - at + size;
+	struct ipv6hdr *ip6;
+
+	if (!take(&c, ETH_HLEN))
+		return false;
+	if (outer6(s)) {
+		ip6 = take(&c, sizeof(*ip6));
+		if (!ip6)
+			return false;
+		ip6->payload_len = bpf_htons(length);
+	} else if (!fill_in4(&c, length)) {
+		return false;
+	}
+	return s->kind == PIPEX_PPTP ? fill_in_pptp(f, &c, length) : fill_in_l2tp(ctx, f, &c, at, length);
 }
 
 /*
@@ -105,7 +133,7 @@ INLINE bool shortcut(struct xdp_md *ctx, const struct flow *f, __u32 size, __u64
 	/* Where the stack would take it in. */
 	way->ifindex = cfg->npx1;
 	way->tot_len = s->encap_len - ETH_HLEN + size;
-	way->l4_protocol = PROTO_UDP;
+	way->l4_protocol = s->kind == PIPEX_PPTP ? PROTO_GRE : PROTO_UDP;
 	if (outer6(s)) {
 		way->family = AF_INET6;
 		__builtin_memcpy(way->ipv6_src, &ip6->saddr, sizeof(way->ipv6_src));
@@ -117,8 +145,10 @@ INLINE bool shortcut(struct xdp_md *ctx, const struct flow *f, __u32 size, __u64
 		way->ipv4_dst = ip4->daddr;
 		udp = outer + sizeof(*ip4);
 	}
-	way->sport = udp->source;
-	way->dport = udp->dest;
+	if (s->kind == PIPEX_L2TP) {
+		way->sport = udp->source;
+		way->dport = udp->dest;
+	}
 	return bpf_fib_lookup(ctx, way, sizeof(*way), 0) == BPF_FIB_LKUP_RET_SUCCESS &&
 	       bpf_map_lookup_elem(&devs, &way->ifindex);
 }

@@ -27,6 +27,7 @@
 #define PROTO_IGMP 2
 #define PROTO_TCP 6
 #define PROTO_UDP 17
+#define PROTO_GRE 47
 #define PROTO_HOPOPTS 0
 #define PROTO_ROUTING 43
 #define PROTO_FRAGMENT 44

@@ -5,10 +5,11 @@
  *   pipex_access	XDP of an access NIC: from the peer, to npx0 by way of npx1, or to a core NIC
  *   pipex_core		XDP of npx1: from the stack by way of npx0, to the peer; and from the peer what has been
  *			decrypted
- *   pipex_nic		XDP of a core NIC: to the peer, if its session is fast; and from the peer, of L2TP
+ *   pipex_nic		XDP of a core NIC: to the peer, if its session is fast; and from the peer, of L2TP and PPTP
  *   pipex_miss		tc ingress of npx1: what pipex_core leaves to npppyd, to its tun; frames for NICs that take none
- *			from XDP; and to the stack those of L2TP
+ *			from XDP; and to the stack those of L2TP and PPTP
  *   pipex_order	tc egress of npx0, once there is a session whose frames have numbers: by which queue they go
+ *   pipex_ack		tc ingress of npx0, once there is a session of PPTP: what brings acknowledgments with it
  *
  * What pipex_access passes reaches npppyd's sockets.  On an access NIC and a core NIC whatever is not pipex's passes
  * untouched.
@@ -24,6 +25,7 @@
 #include "idle.h"
 #include "l2tp.h"
 #include "mirror.h"
+#include "mppe.h"
 #include "mss.h"
 #include "order.h"
 #include "outer.h"
@@ -31,8 +33,10 @@
 #include "partial.h"
 #include "pipex.h"
 #include "police.h"
+#include "pptp.h"
 #include "session.h"
 #include "sum.h"
+#include "tunnel.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -72,7 +76,7 @@ INLINE int part(struct xdp_md *ctx, __u32 ifindex, __u32 mark)
 
 /*
  * To a peer, from npx1.  devs lacks the interfaces whose drivers take no frames from XDP: pipex_miss sends there, by
- * the interface's own queue.  L2TP is left to the stack.
+ * the interface's own queue.  What has outer headers is left to the stack.
  */
 INLINE int leave(struct xdp_md *ctx, const struct pipex_session *s)
 {
@@ -97,6 +101,7 @@ INLINE int up(struct xdp_md *ctx, const struct flow *f, __u8 version, __u32 room
 	struct pipex_config *cfg = bpf_map_lookup_elem(&config, &shared);
 	struct packet p;
 	struct ethhdr *eth;
+	bool ack;
 
 	if (!cfg || !read_ip(ctx, version, room, &p))
 		return drop_in(f, PIPEX_C_DROP_MALFORMED, room);
@@ -107,7 +112,8 @@ INLINE int up(struct xdp_md *ctx, const struct flow *f, __u8 version, __u32 room
 	mss(ctx, f, &p, s->mtu);
 	count_in(f, &p);
 	idle(f, &p, now);
-	if (forward(ctx, f, &p, cfg->npx0, now)) {
+	ack = acknowledge_now(f, now);
+	if (!ack && forward(ctx, f, &p, cfg->npx0, now)) {
 		size = ETH_HLEN + p.size;
 		if (!resize(ctx, size < ETH_ZLEN ? ETH_ZLEN : size))
 			return drop_in(f, PIPEX_C_TX_FAIL, p.size);
@@ -116,7 +122,10 @@ INLINE int up(struct xdp_md *ctx, const struct flow *f, __u8 version, __u32 room
 	}
 	eth = p.ip - ETH_HLEN;
 	__builtin_memcpy(eth->h_dest, cfg->npx0_mac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, cfg->npx1_mac, ETH_ALEN);
+	if (ack)
+		mark_ack(eth, f);
+	else
+		__builtin_memcpy(eth->h_source, cfg->npx1_mac, ETH_ALEN);
 	eth->h_proto = version == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	return send(cfg->npx1, PIPEX_C_STACK_UP, p.size);
 }
@@ -197,8 +206,8 @@ INLINE int answer(struct xdp_md *ctx, const struct flow *f, const struct arrival
 	return bpf_redirect_map(&devs, cfg->npx0, XDP_DROP);
 }
 
-/* LCP in a message of L2TP. */
-INLINE int l2tp_lcp(struct xdp_md *ctx, const struct flow *f, const struct arrival *a)
+/* LCP in a message. */
+INLINE int tunnelled_lcp(struct xdp_md *ctx, const struct flow *f, const struct arrival *a)
 {
 	struct cursor c = cursor_open(ctx);
 	__u32 shared = f->session->shared;
@@ -211,20 +220,39 @@ INLINE int l2tp_lcp(struct xdp_md *ctx, const struct flow *f, const struct arriv
 	return verdict == XDP_TX ? answer(ctx, f, a, cfg) : verdict;
 }
 
-/* A message of L2TP, or something else, that passes.  False: there is nothing more to do. */
+/*
+ * Read a frame.  0: it is no data message of L2TP, nor one of PPTP, or none that is to be had here.  Of its own for the
+ * verifier: after it, all the ways through it are one.
+ */
+__attribute__((noinline)) int read_message(struct xdp_md *ctx, struct message *m)
+{
+	struct cursor c;
+	__u32 room;
+
+	if (!ctx || !m)
+		return 0;
+	c = cursor_open(ctx);
+	*m = (struct message){};
+	room = read_outer(&c, (void *)(long)ctx->data, m);
+	if (!room)
+		return 0;
+	return m->kind == PIPEX_PPTP ? read_pptp(ctx, &c, room, m) : read_l2tp(ctx, &c, room, m);
+}
+
+/* A message, or something else, that passes.  False: there is nothing more to do. */
 INLINE bool read_tunnelled(struct xdp_md *ctx, bool decrypted, struct flow *f, struct arrival *a)
 {
-	struct message m = {};
+	struct message m;
 	struct pipex_key key = {};
 	struct pipex_ref *ref;
 
 	if (!read_message(ctx, &m))
 		return false;
-	key.kind = PIPEX_L2TP;
+	key.kind = m.kind;
 	key.port = m.tunnel;
 	key.id = m.session;
 	ref = bpf_map_lookup_elem(&sessions, &key);
-	/* Much looks like L2TP. */
+	/* Much looks like it. */
 	if (!ref && !decrypted)
 		return false;
 	if (!find(ref, f, a->bytes))
@@ -237,8 +265,16 @@ INLINE bool read_tunnelled(struct xdp_md *ctx, bool decrypted, struct flow *f, s
 		return false;
 	}
 	arrived(ctx, f, a);
-	if (m.sequenced && f->session->seq_at && late(f, m.ns)) {
+	if (m.acknowledges)
+		peer_acknowledges(f, m.acknowledged, a->now);
+	if (m.sequenced && f->session->seq_at &&
+	    (m.kind == PIPEX_PPTP ? late_pptp(f, &m) : late_l2tp(f, m.number))) {
 		a->verdict = drop_in(f, PIPEX_C_DROP_LATE, a->bytes);
+		return false;
+	}
+	if (m.empty) {
+		count(PIPEX_C_ACK_UP, a->bytes);
+		a->verdict = XDP_DROP;
 		return false;
 	}
 	if (f->blocks & PIPEX_USER) {
@@ -253,19 +289,56 @@ INLINE bool read_tunnelled(struct xdp_md *ctx, bool decrypted, struct flow *f, s
 	a->size = m.size;
 	a->protocol = m.protocol;
 	if (a->protocol == PPP_LCP) {
-		a->verdict = l2tp_lcp(ctx, f, a);
+		a->verdict = tunnelled_lcp(ctx, f, a);
 		return false;
 	}
 	return true;
 }
 
-/* What PPP carries, of whatever session: to npppyd, or up, or it is no good. */
-INLINE int carry(struct xdp_md *ctx, const struct flow *f, const struct arrival *a)
+/* Decrypt what is encrypted, of a session in which IP has to be.  False: there is nothing more to do. */
+INLINE bool decrypt(struct xdp_md *ctx, const struct flow *f, struct arrival *a)
 {
-	struct cursor c = cursor_open(ctx);
+	struct mppe_packet p = { f->slot, f->generation, a->at, a->size, 0 };
+	bool failed = (__s64)(a->now - f->stats->fail_ns) < MPPE_PAUSE_NS;
+
+	if (a->protocol == PPP_IP || a->protocol == PPP_IPV6) {
+		a->verdict = drop_in(f, PIPEX_C_DROP_CLEAR, a->bytes);
+		return false;
+	}
+	if (a->protocol != PPP_MPPE)
+		return true;
+	switch (mppe_decrypt(ctx, &p, failed ? MPPE_FEW : MPPE_STEPS)) {
+	case MPPE_DECRYPTED:
+		a->at = p.at;
+		a->size = p.size;
+		a->protocol = p.protocol;
+		return true;
+	case MPPE_CONTROL:
+		a->verdict = to_control(a->bytes);
+		return false;
+	case MPPE_LATE:
+		a->verdict = drop_in(f, PIPEX_C_DROP_LATE, a->bytes);
+		return false;
+	}
+	/* npppyd has more patience, but not for what somebody forges. */
+	if (failed) {
+		a->verdict = drop_in(f, PIPEX_C_DROP_MALFORMED, a->bytes);
+	} else {
+		f->stats->fail_ns = a->now;
+		a->verdict = to_control(a->bytes);
+	}
+	return false;
+}
+
+/* What PPP carries, of whatever session: to npppyd, or up, or it is no good. */
+INLINE int carry(struct xdp_md *ctx, const struct flow *f, struct arrival *a)
+{
 	struct ipv6hdr *ip6;
+	struct cursor c;
 	__u64 version;
 
+	if (f->blocks & PIPEX_MPPE && !decrypt(ctx, f, a))
+		return a->verdict;
 	if (a->protocol != PPP_IP && a->protocol != PPP_IPV6)
 		return to_control(a->bytes);
 	version = a->protocol == PPP_IP ? 4 : 6;
@@ -273,6 +346,7 @@ INLINE int carry(struct xdp_md *ctx, const struct flow *f, const struct arrival 
 	barrier_var(version);
 	if (!may_pass(f, version))
 		return drop_in(f, PIPEX_C_DROP_PROTOCOL, a->bytes);
+	c = cursor_open(ctx);
 	if (version == 6 && take(&c, a->at & CARRIED_AT)) {
 		ip6 = take(&c, sizeof(*ip6));
 		/* Router solicitations, DHCPv6 and the like. */
@@ -284,7 +358,7 @@ INLINE int carry(struct xdp_md *ctx, const struct flow *f, const struct arrival 
 	return up(ctx, f, version, a->size, a->now);
 }
 
-/* A message of L2TP, for programs that have no PPPoE.  Of its own for the verifier. */
+/* A message, for programs that have no PPPoE.  Of its own for the verifier. */
 __attribute__((noinline)) int tunnelled(struct xdp_md *ctx, bool decrypted)
 {
 	struct arrival a = { .verdict = XDP_PASS };
@@ -390,19 +464,68 @@ INLINE int down(struct xdp_md *ctx, const struct flow *f, const struct packet *p
 		return drop_out(f, PIPEX_C_DROP_POLICE, p->size);
 	mss(ctx, f, p, f->session->mru);
 	now = bpf_ktime_get_coarse_ns();
+	if (!in_window(f, now))
+		return drop_out(f, PIPEX_C_DROP_WINDOW, p->size);
 	idle(f, p, now);
 	if (path == PIPEX_C_FAST_DOWN) {
 		hop(p);
 		if (!resize(ctx, ETH_HLEN + p->size))
 			return drop_out(f, PIPEX_C_TX_FAIL, p->size);
 	} else {
-		known = has_outer(f->session) && shortcut(ctx, f, sizeof(__be16) + p->size, now, true, way);
+		known = has_outer(f->session) && shortcut(ctx, f, ppp_size(f, p), now, true, way);
 	}
 	if (!encapsulate(ctx, f, p))
 		return drop_out(f, PIPEX_C_TX_FAIL, p->size);
 	count_out(f, p);
 	verdict = depart(ctx, f, way, known, path);
 	count(verdict == XDP_DROP ? PIPEX_C_TX_FAIL : path, p->size);
+	return verdict;
+}
+
+/*
+ * Make a frame an acknowledgment without data, and send it.  Of the generation 16 bits are looked at: so soon none that
+ * has the same is in a slot.
+ */
+__attribute__((noinline)) int acknowledgment(struct xdp_md *ctx, __u32 slot, __u32 generation)
+{
+	struct bpf_fib_lookup way;
+	struct pipex_session *s = bpf_map_lookup_elem(&slots, &slot);
+	struct pipex_ref ref = { .slot = slot };
+	struct cursor c;
+	struct flow f;
+	struct gre *gre;
+	struct pipex_seq *seq;
+	__u32 bytes;
+	bool known;
+	int verdict;
+
+	if (!ctx)
+		return XDP_DROP;
+	bytes = ctx->data_end - ctx->data;
+	if (s && (__u16)s->generation == (__u16)generation)
+		ref.generation = s->generation;
+	if (!find(ref.generation ? &ref : NULL, &f, bytes))
+		return XDP_DROP;
+	if (f.session->kind != PIPEX_PPTP) {
+		count(PIPEX_C_DROP_MALFORMED, bytes);
+		return XDP_DROP;
+	}
+	seq = numbers(&f);
+	known = shortcut(ctx, &f, 0, bpf_ktime_get_coarse_ns(), true, &way);
+	/* Nothing of what the frame held is to be its padding. */
+	if (!seq || !resize(ctx, ETH_HLEN) || !resize(ctx, ETH_ZLEN) ||
+	    bpf_xdp_store_bytes(ctx, 0, f.session->encap, PPTP_ACK_LEN))
+		return XDP_DROP;
+	c = cursor_open(ctx);
+	if (!take(&c, ETH_HLEN) || !fill_in4(&c, PPTP_ACK_LEN - ETH_HLEN - sizeof(struct iphdr)))
+		return XDP_DROP;
+	gre = take(&c, offsetof(struct gre, acknowledged));
+	if (!gre)
+		return XDP_DROP;
+	gre->flags &= ~bpf_htons(GRE_SEQUENCE);
+	gre->number = bpf_htonl(acknowledge(&f, seq));
+	verdict = depart(ctx, &f, &way, known, PIPEX_C_STACK_DOWN);
+	count(verdict == XDP_DROP ? PIPEX_C_TX_FAIL : PIPEX_C_ACK_DOWN, PPTP_ACK_LEN);
 	return verdict;
 }
 
@@ -415,7 +538,9 @@ __attribute__((noinline)) int injected(struct xdp_md *ctx)
 	struct pipex_ref ref;
 	struct cursor c;
 	struct flow f;
-	__u32 bytes, size, shared, cut = ETH_HLEN + sizeof(*frame);
+	__u32 bytes, size, shared, room, cut = ETH_HLEN + sizeof(*frame);
+	__be16 *protocol;
+	__u64 now;
 	bool known;
 	int verdict;
 
@@ -425,7 +550,9 @@ __attribute__((noinline)) int injected(struct xdp_md *ctx)
 	bytes = left(&c);
 	take(&c, ETH_HLEN);
 	frame = take(&c, sizeof(*frame));
-	if (!frame || bpf_ntohs(frame->length) > left(&c) || bpf_ntohs(frame->length) < sizeof(__be16)) {
+	room = left(&c);
+	protocol = take(&c, sizeof(*protocol));
+	if (!frame || !protocol || bpf_ntohs(frame->length) > room || bpf_ntohs(frame->length) < sizeof(*protocol)) {
 		count(PIPEX_C_DROP_MALFORMED, bytes);
 		return XDP_DROP;
 	}
@@ -442,7 +569,10 @@ __attribute__((noinline)) int injected(struct xdp_md *ctx)
 		count(PIPEX_C_TX_FAIL, bytes);
 		return XDP_DROP;
 	}
-	known = has_outer(f.session) && shortcut(ctx, &f, size, bpf_ktime_get_coarse_ns(), true, &way);
+	now = bpf_ktime_get_coarse_ns();
+	if (bpf_ntohs(*protocol) < PPP_CONTROL && !in_window(&f, now))
+		return drop_out(&f, PIPEX_C_DROP_WINDOW, size);
+	known = has_outer(f.session) && shortcut(ctx, &f, size + growth(&f, *protocol), now, true, &way);
 	verdict = wrap(ctx, &f, cut, size, 0) ? depart(ctx, &f, &way, known, PIPEX_C_STACK_DOWN) : XDP_DROP;
 	if (verdict == XDP_DROP)
 		count(PIPEX_C_TX_FAIL, bytes);
@@ -455,22 +585,18 @@ INLINE bool to_outer(const struct ethhdr *eth)
 	return *(__be16 *)(eth->h_dest + 4) == bpf_htons(0x0002) && *(__be32 *)eth->h_dest == bpf_htonl(0x026e7078);
 }
 
-SEC("xdp")
-int pipex_core(struct xdp_md *ctx)
+/* IP of the stack.  Of its own for the verifier, as what follows: the stacks of functions that call others add up. */
+__attribute__((noinline)) int from_stack(struct xdp_md *ctx)
 {
-	struct cursor c = cursor_open(ctx);
-	struct ethhdr *eth = take(&c, sizeof(*eth));
 	struct bpf_fib_lookup way;
 	struct outgoing o;
 	struct packet p;
 	struct flow f;
 
-	if (eth && to_outer(eth))
-		return tunnelled(ctx, true);
+	if (!ctx)
+		return XDP_DROP;
 	/* The kernel multicasts by itself; no peer is meant. */
 	if (!read_outgoing(ctx, &o) || o.eth->h_dest[0] & 1) {
-		if (eth && eth->h_proto == bpf_htons(PIPEX_FRAME_TYPE))
-			return injected(ctx);
 		count(PIPEX_C_DROP_PROTOCOL, ctx->data_end - ctx->data);
 		return XDP_DROP;
 	}
@@ -495,34 +621,68 @@ int pipex_core(struct xdp_md *ctx)
 }
 
 SEC("xdp")
-int pipex_nic(struct xdp_md *ctx)
+int pipex_core(struct xdp_md *ctx)
 {
-	__u32 ifindex = ctx->ingress_ifindex, size;
+	struct cursor c = cursor_open(ctx);
+	struct ethhdr *eth = take(&c, sizeof(*eth));
+	struct pipex_frame *frame;
+
+	if (!eth)
+		return XDP_DROP;
+	if (to_outer(eth))
+		return tunnelled(ctx, true);
+	if (is_ack(eth))
+		return acknowledgment(ctx, ack_slot(eth), ack_generation(eth));
+	if (eth->h_proto != bpf_htons(PIPEX_FRAME_TYPE))
+		return from_stack(ctx);
+	frame = take(&c, sizeof(*frame));
+	if (frame && !frame->length)
+		return acknowledgment(ctx, frame->ref.slot, frame->ref.generation);
+	return injected(ctx);
+}
+
+/* IP for a session, by what was looked up. */
+__attribute__((noinline)) int from_nic(struct xdp_md *ctx, __u32 slot, __u32 generation, __u64 version)
+{
+	struct pipex_ref ref = { slot, generation };
 	struct bpf_fib_lookup way;
-	struct pipex_nic *nic;
-	struct outgoing o;
 	struct packet p;
 	struct flow f;
+	__u32 room;
 	bool outer;
+
+	if (!ctx)
+		return XDP_PASS;
+	room = ctx->data_end - ctx->data - ETH_HLEN;
+	version = version == 4 ? 4 : 6;
+	barrier_var(version);
+	/*
+	 * What passes goes through the stack and comes to pipex_core, which counts it, and which knows what to do where
+	 * no frame can be redirected to.
+	 */
+	if (!follow(&ref, &f) || !(f.blocks & PIPEX_FAST) || f.blocks & PIPEX_USER || !may_pass(&f, version) ||
+	    !read_ip(ctx, version, room, &p) || p.size > f.session->mtu || !plain(&p) || partial(&p))
+		return XDP_PASS;
+	outer = has_outer(f.session);
+	if (outer ? !shortcut(ctx, &f, ppp_size(&f, &p), bpf_ktime_get_coarse_ns(), false, &way) :
+		    !bpf_map_lookup_elem(&devs, &f.session->ifindex))
+		return XDP_PASS;
+	return down(ctx, &f, &p, &way, outer, PIPEX_C_FAST_DOWN);
+}
+
+SEC("xdp")
+int pipex_nic(struct xdp_md *ctx)
+{
+	__u32 ifindex = ctx->ingress_ifindex;
+	struct pipex_nic *nic;
+	struct outgoing o;
 
 	if (!read_outgoing(ctx, &o) || !o.ref)
 		return tunnelled(ctx, false);
 	nic = bpf_map_lookup_elem(&nics, &ifindex);
 	if (!nic || !same_mac(o.eth->h_dest, nic->mac))
 		return XDP_PASS;
-	/*
-	 * What passes goes through the stack and comes to pipex_core, which counts it, and which knows what to do where
-	 * no frame can be redirected to.
-	 */
-	if (!follow(o.ref, &f) || !(f.blocks & PIPEX_FAST) || f.blocks & PIPEX_USER || !may_pass(&f, o.version) ||
-	    !read_ip(ctx, o.version, o.room, &p) || p.size > f.session->mtu || !plain(&p) || partial(&p))
-		return XDP_PASS;
-	outer = has_outer(f.session);
-	size = sizeof(__be16) + p.size;
-	if (outer ? !shortcut(ctx, &f, size, bpf_ktime_get_coarse_ns(), false, &way) :
-		    !bpf_map_lookup_elem(&devs, &f.session->ifindex))
-		return XDP_PASS;
-	return down(ctx, &f, &p, &way, outer, PIPEX_C_FAST_DOWN);
+	return from_nic(ctx, o.ref->slot, o.ref->generation, o.version);
 }
 
 /*
@@ -558,5 +718,16 @@ SEC("tc")
 int pipex_order(struct __sk_buff *skb)
 {
 	choose_queue(skb);
+	return TC_ACT_UNSPEC;
+}
+
+/* The copy need not be changed: it is by its source address that pipex_core knows it, and nobody else looks at that. */
+SEC("tc")
+int pipex_ack(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+
+	if ((void *)(eth + 1) <= (void *)(long)skb->data_end && is_ack(eth))
+		bpf_clone_redirect(skb, skb->ifindex, 0);
 	return TC_ACT_UNSPEC;
 }

@@ -11,7 +11,7 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 
-#define PIPEX_VERSION 3
+#define PIPEX_VERSION 4
 
 /* What carries a session. */
 enum pipex_kind {
@@ -73,6 +73,7 @@ struct pipex_net6 {
 #define PIPEX_FAST	(1u << 10)	/* upstream NIC to NIC where the FIB allows it, else through the stack */
 #define PIPEX_USER	(1u << 11)	/* all packets of the session go to npppyd */
 #define PIPEX_IPSEC	(1u << 12)	/* only what has been decrypted is the peer's, and what leaves is to be encrypted */
+#define PIPEX_MPPE	(1u << 13)	/* IP is encrypted, both ways, and none in the clear passes */
 
 /* How encap is filled in, where that is optional: bits of pipex_session.flags. */
 #define PIPEX_CHECKSUM	(1u << 0)	/* the outer UDP header has a checksum */
@@ -92,8 +93,9 @@ enum pipex_payload {
  * maps of their own, by slot.
  *
  * encap is the frame header as it leaves.  What varies from packet to packet is filled in where the offsets say, 0:
- * nowhere.  The peer's outer address and port stand there too, and a frame from another is not the peer's.  Of L2TP,
- * where each checksum goes, the sum of what does not vary stands: of IPv4's header, and of UDP's pseudo header.
+ * nowhere.  The peer's outer address and port stand there too, and a frame from another is not the peer's.  Of L2TP
+ * and PPTP, where each checksum goes, the sum of what does not vary stands: of IPv4's header, and of UDP's pseudo
+ * header.
  */
 struct pipex_session {
 	/* What a packet of data needs comes first: a cache line and, for those to the peer, the begin of the next. */
@@ -122,7 +124,8 @@ struct pipex_session {
 	__u16 seq_at;		/* L2TP: Ns and Nr; PPTP: Sequence and Acknowledgment Number of GRE */
 	__u32 key_port;		/* what the key has and encap has not: L2TP's ids of ours; PPPoE: 0 */
 	__be16 key_id;		/* wire */
-	__u8 spare[26];
+	__u16 window;		/* PPTP: data that may be on its way to the peer, in packets; 0: any */
+	__u8 spare[24];
 };
 
 enum pipex_way {
@@ -140,8 +143,11 @@ struct pipex_stats {
 	__u64 echo_ns;		/* of the last Echo-Request that was answered: their rate is bounded */
 	__u64 in_errors, out_errors;
 	__u64 looped;		/* Echo-Requests with our own magic number */
-	__u64 outer_ns;		/* as stack_ns, of the outer packets of L2TP */
-	__u64 spare2, spare3, spare4, spare5;
+	__u64 outer_ns;		/* as stack_ns, of the outer packets of L2TP and PPTP */
+	__u64 ack_ns;		/* PPTP: of the last packet that acknowledged something new to the peer */
+	__u64 window_ns;	/* PPTP: of the last that the peer acknowledged, as far as its window counts */
+	__u64 fail_ns;		/* MPPE: of the last packet that went to npppyd to be decrypted */
+	__u64 spare5;
 };
 
 /*
@@ -151,7 +157,26 @@ struct pipex_stats {
 struct pipex_seq {
 	__u32 out;	/* of the next message to the peer */
 	__u32 in;	/* one more than the highest of the peer */
-	__u32 spare[2];
+	/* PPTP; else 0. */
+	__u32 acked;		/* one more than the last that was acknowledged to the peer */
+	__u32 peer_acked;	/* one more than the highest that the peer has acknowledged */
+};
+
+/*
+ * A way of a slot that encrypts (RFC 3078), stateless, at 2 * slot + way.  The key is changed before each packet, also
+ * before the first.  Whoever writes back what he has worked out without the lock sees first whether generation and
+ * count are as they were.
+ */
+struct pipex_mppe {
+	struct bpf_spin_lock lock;
+	__u32 generation;	/* of the session */
+	__u16 count;		/* of the next packet: 12 bits */
+	__u16 late, end;	/* those before end, from late on, were left out, and may yet come; equal: there are none */
+	__u8 size;		/* octets of the keys: 8 or 16 */
+	__u8 salt;		/* so many of which are fixed (RFC 3079 section 3.1): 128 bits 0, 56 bits 1, 40 bits 3 */
+	__u8 start[16];		/* the key that all begin with: StartKey of GetNewKeyFromSHA */
+	__u8 key[16];		/* of the packet before count */
+	__u8 late_key[16];	/* of the packet before late */
 };
 
 /*
@@ -176,7 +201,10 @@ enum pipex_counter {
 	PIPEX_C_PUNT_CONTROL, PIPEX_C_PUNT_UNKNOWN, PIPEX_C_PUNT_TOOBIG, PIPEX_C_PUNT_STALE,
 	PIPEX_C_TX_FAIL,	/* an interface that devs does not have */
 	PIPEX_C_MIRROR_LOST,	/* no room in the ring buffer */
-	PIPEX_C_DROP_LATE,	/* by its sequence number */
+	PIPEX_C_DROP_LATE,	/* by its sequence number, or coherency count */
+	PIPEX_C_DROP_CLEAR,	/* not encrypted */
+	PIPEX_C_DROP_WINDOW,	/* the peer has too much to acknowledge */
+	PIPEX_C_ACK_UP, PIPEX_C_ACK_DOWN,	/* acknowledgments without data */
 	PIPEX_C_MAX = 32,
 };
 
@@ -203,7 +231,7 @@ struct pipex_nic {
 
 /*
  * The head of an Ethernet frame of this type, sent on npx0: what follows, length octets from PPP's Protocol field on,
- * is encapsulated and leaves as data does.
+ * is encapsulated and leaves as data does.  length 0: an acknowledgment without data, of PPTP.
  */
 #define PIPEX_FRAME_TYPE 0x88B5
 struct pipex_frame {

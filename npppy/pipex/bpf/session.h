@@ -74,6 +74,15 @@ struct {
 	__type(value, struct pipex_bucket);
 } buckets SEC(".maps");
 
+/* Not an array: only of sessions that encrypt there is anything. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 2 * ENTRIES);
+	__type(key, __u32);
+	__type(value, struct pipex_mppe);
+} mppe SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, PIPEX_C_MAX);
@@ -180,7 +189,7 @@ INLINE struct pipex_ref *route6(const struct in6_addr *destination)
 /* Has it outer headers?  outer_at says so too, but lies where data of PPPoE has nothing else to look for. */
 INLINE bool has_outer(const struct pipex_session *s)
 {
-	return s->kind == PIPEX_L2TP;
+	return s->kind != PIPEX_PPPOE;
 }
 
 /* Do the blocks of a session let a payload of this version of IP pass? */

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from ...config.model import Interface
 from ...l2tp.encap import L2tpEncap
 from ...pppoe.call import PppoeEncap
+from ...pptp.encap import PptpEncap
 from ...tun.device import TunError
 from ...tun.netlink import NetlinkError
 from ..base import Attached, FlowSpec, Memory, PipexState
@@ -38,7 +39,7 @@ _CARRIED: Final = ("STACK_UP", "STACK_DOWN", "FAST_UP", "FAST_DOWN")
 
 #: VLAN tags that the programs read.
 _TAGS: Final = 2
-#: Seconds for which we remember whether L2TP can leave by the stack.
+#: Seconds for which we remember whether L2TP and PPTP can leave by the stack.
 _OUTWARD: Final = 1.0
 
 
@@ -49,7 +50,7 @@ class _Shared(NamedTuple):
     npx0: int
     npx1: int
     npx: NpxInterface
-    #: Why L2TP cannot leave by the stack, by version of IP, and until when that holds.
+    #: Why L2TP and PPTP cannot leave by the stack, by version of IP, and until when that holds.
     outward: dict[int, tuple[str, float]]
 
 
@@ -163,15 +164,15 @@ class EbpfBackend(UserBackend):
         """Do so no more.  The interface may be gone, or never have been attached."""
         self.nics.detach_core(name)
 
-    def follow_core(self, wanted: bool, l2tp: bool = False) -> None:
+    def follow_core(self, wanted: bool, tunnelled: bool = False) -> None:
         """Let fast packets pass by all interfaces by which they may, as these are now; if not *wanted*, by none.
 
-        And with *l2tp*, take L2TP in by those.  To be called again on any news of links and addresses.  What cannot be
-        is logged, once.
+        And with *tunnelled*, take L2TP and PPTP in by those.  To be called again on any news of links and addresses.
+        What cannot be is logged, once.
         """
         ours = {ifindex for shared in self._shared.values() for ifindex in (shared.npx0, shared.npx1)}
-        self.nics.follow_core(wanted, ours, l2tp)
-        if l2tp:
+        self.nics.follow_core(wanted, ours, tunnelled)
+        if tunnelled:
             for name in self._shared:
                 self._why_not_outward(name, 4)
 
@@ -228,10 +229,15 @@ class EbpfBackend(UserBackend):
                 return "the stack forwards nothing between addresses of a link"
             why = self._why_not_outward(interface, 6 if six else 4) or (encap.ipsec and self._diversion.why_not())
             return why or carriers.l2tp(encap, shared.npx.npx0.mac, shared.npx.npx1.mac)
+        if isinstance(encap, PptpEncap):
+            if shared is None:
+                return f"{interface} is not there"
+            why = self._why_not_outward(interface, 4)
+            return why or carriers.pptp(encap, shared.npx.npx0.mac, shared.npx.npx1.mac)
         return "the programs do not know its carrier"
 
     def _why_not_outward(self, interface: str, version: int) -> str:
-        """Why L2TP over this version of IP could not leave by the stack; "" if it can.  News are logged."""
+        """Why tunnels over this version of IP could not leave by the stack; "" if it can.  News are logged."""
         shared, now = self._shared[interface], time.monotonic()
         before, until = shared.outward.get(version, ("", 0.0))
         if now < until:
@@ -239,9 +245,9 @@ class EbpfBackend(UserBackend):
         found = shared.npx.why_not_outward(version)
         shared.outward[version] = found, now + _OUTWARD
         if found and found != before:
-            log.error("iface=%s pipex: Python carries L2TP over IPv%d: %s", interface, version, found)
+            log.error("iface=%s pipex: Python carries tunnels over IPv%d: %s", interface, version, found)
         elif before and not found:
-            log.info("iface=%s pipex: the kernel can carry L2TP over IPv%d now", interface, version)
+            log.info("iface=%s pipex: the kernel can carry tunnels over IPv%d now", interface, version)
         return found
 
     def state(self) -> PipexState:
@@ -261,6 +267,7 @@ class EbpfBackend(UserBackend):
             # These have no entries that come and go.
             "counts": None,
             "events": None,
+            "mppe_works": None,
         }
         totals = maps.totals()
         return PipexState(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from ...l2tp.encap import L2tpEncap, Sequence
+from ...l2tp.encap import L2tpEncap
+from ...l2tp.encap import Sequence as L2tpSequence
 from ...pppoe.call import PppoeEncap
+from ...pptp.encap import PptpEncap
+from ...pptp.encap import Sequence as PptpSequence
 from . import layout
 from .nics import Place
 
@@ -17,6 +21,8 @@ _VLAN = 0x8100
 _MTU6 = 1500
 #: Octets of the headers of Ethernet, and of PPP.
 _ETHERNET, _PROTOCOL = 14, 2
+
+Sequence = L2tpSequence | PptpSequence
 
 
 class Wire(NamedTuple):
@@ -30,7 +36,7 @@ class Wire(NamedTuple):
     #: Where the outer IP header is, and where the sequence numbers are; 0: there is none.
     outer_at: int = 0
     seq_at: int = 0
-    #: What frames of the peer are known by, and is not in the header: our tunnel id and session id.
+    #: What frames of the peer are known by, and is not in the header: our tunnel id, and session id or call id.
     tunnel_id: int = 0
     session_id: int = 0
     #: Where frames leave; 0: by the stack, with a mark.
@@ -42,6 +48,8 @@ class Wire(NamedTuple):
     #: What is to be done with the session's packets, beside what is done with all.
     blocks: int = 0
     sequence: Sequence | None = None
+    #: Packets that may be on their way to the peer; 0: any.
+    window: int = 0
 
 
 def tags(place: Place, encap: PppoeEncap) -> tuple[tuple[int, int], ...]:
@@ -87,3 +95,45 @@ def l2tp(encap: L2tpEncap, npx0: bytes, npx1: bytes) -> Wire:
         blocks=layout.IPSEC if encap.ipsec else 0,
         sequence=encap.sequence,
     )
+
+
+def pptp(encap: PptpEncap, npx0: bytes, npx1: bytes) -> Wire:
+    """The same of PPTP."""
+    header, length_at, outer_at, seq_at, flags = layout.pptp_encapsulation(
+        npx1, npx0, encap.local, encap.peer, encap.peer_call_id
+    )
+    return Wire(
+        layout.PPTP,
+        header,
+        length_at,
+        outer_at,
+        seq_at,
+        session_id=encap.call_id,
+        flags=flags,
+        sequence=encap.sequence,
+        window=encap.window,
+    )
+
+
+def numbers(sequence: Sequence) -> tuple[int, ...]:
+    """For struct pipex_seq."""
+    if isinstance(sequence, L2tpSequence):
+        return sequence.ns, sequence.expected, 0, 0
+    return sequence.out, sequence.expected, sequence.acked, sequence.peer_acked
+
+
+def lend(sequence: Sequence, inject: Callable[[bytes], None], look: Callable[[], tuple[int, int]]) -> None:
+    """The numbers are the kernel's from now on, *inject* has it send a frame, and *look* shows what PPTP asks for."""
+    sequence.inject = inject
+    if isinstance(sequence, PptpSequence):
+        sequence.look = look
+
+
+def take_back(sequence: Sequence, numbers: tuple[int, ...]) -> None:
+    """They are Python's again, as the kernel left them."""
+    if isinstance(sequence, L2tpSequence):
+        sequence.ns, sequence.expected = (number & 0xFFFF for number in numbers[:2])
+    else:
+        sequence.out, sequence.expected, sequence.acked, sequence.peer_acked = numbers
+        sequence.look = None
+    sequence.inject = None

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from ...l2tp.encap import L2tpEncap, Sequence
+from ...l2tp.encap import L2tpEncap
 from ..base import Counters, FlowSpec, Police
 from ..icmp import RateLimit
 from ..ip import MIN_MTU
 from ..lookup import Table
 from ..user import SharedInterface, UserFlow
-from . import layout
-from .carriers import Wire
+from . import carriers, layout
+from .carriers import Sequence, Wire
 from .ipsec import Diversion
+from .keys import Keys
 from .layout import BUCKET, REF, SESSION, STATS, U32
 from .libbpf import LOCKED, NOEXIST, BpfError, Map
 from .maps import PipexMaps
@@ -29,13 +30,15 @@ _HEARD: Final = _PLACES.index("heard_ns")
 _LOOPED: Final = _PLACES.index("looped")
 _NOTHING: Final = Counters()
 _NO_NEXT: Final = bytes(REF.size)
-_SPARE: Final = bytes(26)
+_SPARE: Final = bytes(24)
+#: Octets that MPPE adds.
+_MPPE: Final = 4
 
 
 class EbpfFlow(UserFlow):
     """The data of one session in the kernel's hands; what the programs leave to Python goes as in back end ``user``."""
 
-    __slots__ = ("_diverted", "_domain", "_gone", "_maps", "_sequence", "_user", "slot")
+    __slots__ = ("_diverted", "_domain", "_gone", "_keys", "_maps", "_sequence", "_user", "slot")
 
     def __init__(
         self, spec: FlowSpec, interface: SharedInterface, table: Table[UserFlow], now: float, maps: PipexMaps
@@ -47,9 +50,10 @@ class EbpfFlow(UserFlow):
         self._gone: tuple[int, ...] = _NOTHING
         # Whether an operator wants Python to carry it: known here so that a listing costs no system call a session.
         self._user = False
-        # The numbers of L2TP, which the kernel gives all frames while it has the session, whoever carries its data: so
-        # there is never a moment when both do.
+        # The numbers of L2TP and PPTP, which the kernel gives all frames while it has the session, whoever carries its
+        # data: so there is never a moment when both do.  Likewise it encrypts all of its data.
         self._sequence: Sequence | None = None
+        self._keys: Keys | None = None
         # Ends the diversion of what IPsec has decrypted.
         self._diverted: Callable[[], None] | None = None
         #: Its place in the maps; -1 where the kernel has no part in it.
@@ -137,7 +141,8 @@ class EbpfFlow(UserFlow):
             return ()
         nets4 = ("nets4",) if self._prefixlen < 32 else ()
         hosts4 = ("hosts4",) if self._address else ()
-        return (*("nets6" for _ in self._networks6), *nets4, *hosts4, "sessions")
+        keys = ("mppe", "mppe") if self._keys is not None else ()
+        return (*("nets6" for _ in self._networks6), *nets4, *hosts4, *keys, "sessions")
 
     def police(self, up: Police | None, down: Police | None) -> None:
         """Limit the rate from the peer and that to it, or lift a limit.
@@ -176,21 +181,26 @@ class EbpfFlow(UserFlow):
             blocks |= layout.FAST
         if spec.mirror:
             blocks |= layout.MIRROR
+        if spec.mppe is not None:
+            blocks |= layout.MPPE
         slot, generation = maps.take()
         if slot < 0:
             raise BpfError(f"carry more than {maps.capacity} sessions", errno.ENOSPC)
         ref = REF.pack(slot, generation)
+        keys = Keys(maps.mppe, slot, generation, spec.mppe) if spec.mppe is not None else None
         done = []
         try:
-            if wire.sequence is not None:
+            if wire.sequence is not None or keys is not None:
                 npx.keep_order()
+            if wire.kind == layout.PPTP:
+                npx.acknowledge()
             blocks |= self._limit(slot, spec.police_up, spec.police_down)
             session = SESSION.pack(
                 generation,
                 blocks,
                 spec.address.to_bytes(4, "big"),
                 wire.ifindex,
-                min(max(spec.mtu, MIN_MTU), wire.mtu),
+                min(max(spec.mtu, MIN_MTU), wire.mtu - (_MPPE if keys is not None else 0)),
                 max(spec.mru, MIN_MTU),
                 shared,
                 len(header),
@@ -211,24 +221,33 @@ class EbpfFlow(UserFlow):
                 wire.seq_at,
                 wire.tunnel_id,
                 wire.session_id.to_bytes(2, "big"),
+                wire.window,
                 _SPARE,
             )
             maps.fill(slot, session, int(now * 1e9))
             if sequence := wire.sequence:
-                maps.set_sequence(slot, sequence.ns, sequence.expected)
+                maps.set_sequence(slot, carriers.numbers(sequence))
+            if keys is not None:
+                keys.put()
             for item, key in self._entries(session):
                 item.put(key, ref, NOEXIST)
                 done.append((item, key))
         except BpfError:
             for item, key in done:
                 item.delete(key)
+            if keys is not None:
+                keys.remove()
             maps.free(slot)
             raise
         self.slot = slot
         self._police_up = self._police_down = None
         self._sequence = sequence
+        self._keys = keys
+        inject = partial(npx.encapsulate, slot, generation)
         if sequence is not None:
-            sequence.inject = partial(npx.encapsulate, slot, generation)
+            carriers.lend(sequence, inject, partial(maps.acknowledged, slot))
+        if keys is not None:
+            keys.lend(inject)
 
     def divert(self, diversion: Diversion, encap: L2tpEncap, npx0: int) -> None:
         """Have what comes under IPsec diverted to npx0, an index, for as long as the kernel has the session."""
@@ -244,15 +263,18 @@ class EbpfFlow(UserFlow):
         maps, slot = self._maps, self.slot
         for item, key in self._entries(maps.session(slot)):
             item.delete(key)
+        self.slot = -1
+        maps.free(slot)
+        # Last, when no program runs any more that has found the session before, but one that the kernel has put off.
         stats = maps.stats(slot)
         self._gone = _COUNTED(stats)
         self._active = max(self._active, stats[_ACTIVE] * 1e-9)
-        self.slot = -1
-        maps.free(slot)
         if sequence := self._sequence:
-            # Last, when no program runs any more that has found the session before.
-            sequence.ns, sequence.expected = maps.sequence(slot)
-            sequence.inject = self._sequence = None
+            carriers.take_back(sequence, maps.sequence(slot))
+            self._sequence = None
+        if keys := self._keys:
+            keys.take_back()
+            self._keys = None
 
     def _limit(self, slot: int, up: Police | None, down: Police | None) -> int:
         """Fill the buckets; returns the blocks that look at them."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 #: Of all layouts here.  A change of one raises it, and needs an entry in migrate.OLDER.
-VERSION: Final = 3
+VERSION: Final = 4
 
 #: The programs, compiled from pipex/bpf by ``make bpf``.
 OBJECT: Final = str(Path(__file__).parents[1] / "bpf" / "pipex.o")
@@ -40,6 +40,7 @@ IP6: Final = 1 << 9
 FAST: Final = 1 << 10
 USER: Final = 1 << 11
 IPSEC: Final = 1 << 12
+MPPE: Final = 1 << 13
 
 #: Of SESSION.flags: the outer UDP header has a checksum.
 CHECKSUM: Final = 1 << 0
@@ -64,6 +65,10 @@ COUNTERS: Final = (
     "TX_FAIL",
     "MIRROR_LOST",
     "DROP_LATE",
+    "DROP_CLEAR",
+    "DROP_WINDOW",
+    "ACK_UP",
+    "ACK_DOWN",
 )
 
 # enum pipex_way
@@ -108,13 +113,16 @@ NET6: Final = Record("prefixlen:I domain:I address:16s")
 SESSION: Final = Record(
     "generation:I blocks:I address4:4s ifindex:I mtu:H mru:H shared:H encap_len:H length_at:H flags:H kind:B payload:B "
     "prefixlen4:B zero:B encap:96s ppp_id:I domain:I magic:4s peer_magic:4s mark:I next:8s outer_at:H seq_at:H "
-    "key_port:I key_id:2s spare:26s"
+    "key_port:I key_id:2s window:H spare:24s"
 )
 STATS: Final = Record(
     "in_bytes:Q in_packets:Q out_bytes:Q out_packets:Q active_ns:Q heard_ns:Q stack_ns:Q echo_ns:Q in_errors:Q "
-    "out_errors:Q looped:Q outer_ns:Q spare2:Q spare3:Q spare4:Q spare5:Q"
+    "out_errors:Q looped:Q outer_ns:Q ack_ns:Q window_ns:Q fail_ns:Q spare5:Q"
 )
-SEQ: Final = Record("out:I in:I spare:8s")
+SEQ: Final = Record("out:I in:I acked:I peer_acked:I")
+MPPE_KEYS: Final = Record(
+    "lock:I generation:I count:H late:H end:H size:B salt:B start:16s key:16s late_key:16s"
+)
 BUCKET: Final = Record("rate:Q burst:Q tokens:Q stamp_ns:Q lock:I zero:I")
 COUNT_RECORD: Final = Record("packets:Q bytes:Q")
 CONFIG: Final = Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I spare:28s")
@@ -140,6 +148,10 @@ _UDP: Final = 17
 #: L2TP data with a Length, and with Ns and Nr too (RFC 2661 section 3.1).
 _L2TP: Final = 0x4002
 _SEQUENCED: Final = 0x0800
+_GRE: Final = 47
+#: Enhanced GRE with Key, Sequence Number and Acknowledgment Number (RFC 2637 section 4.1), of PPP.
+_ENHANCED: Final = 0x3081
+_PPP: Final = 0x880B
 #: Of PPP in HDLC-like framing (RFC 1662): Address and Control.
 _HDLC: Final = b"\xff\x03"
 _ETHERNET: Final = 14
@@ -221,24 +233,45 @@ def l2tp_encapsulation(
         ip = struct.pack(">IHBB", 6 << 28, 0, _UDP, _HOPS) + local + peer
     else:
         kind = b"\x08\x00"
-        ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, _HOPS, _UDP, 0, local, peer)
-        ip = ip[:10] + _folded(_words(ip)).to_bytes(2, "big") + ip[12:]
+        ip = _ip4(_UDP, local, peer)
     at = _ETHERNET + len(ip) + len(udp)
     octets = npx1 + npx0 + kind + ip + udp + l2tp + _HDLC
     return OuterEncapsulation(octets, at + 2, _ETHERNET, at + 8 if sequenced else 0, CHECKSUM if checksum else 0)
 
 
+def pptp_key(call_id: int) -> bytes:
+    """The key of a PPTP session, of the call id that we gave out."""
+    return KEY.pack(PPTP, 0, call_id.to_bytes(2, "big"), 0, 0, 0, bytes(6), 0)
+
+
+def pptp_encapsulation(npx1: bytes, npx0: bytes, local: bytes, peer: bytes, call_id: int) -> OuterEncapsulation:
+    """The frame header of a PPTP session, from *local* to *peer*, addresses of 4 octets; likewise.
+
+    *call_id* is the peer's.
+    """
+    ip = _ip4(_GRE, local, peer)
+    gre = struct.pack(">HHHH", _ENHANCED, _PPP, 0, call_id) + bytes(8)
+    at = _ETHERNET + len(ip)
+    return OuterEncapsulation(npx1 + npx0 + b"\x08\x00" + ip + gre + _HDLC, at + 4, _ETHERNET, at + 8, 0)
+
+
 def inject(slot: int, generation: int, frame: bytes) -> bytes:
-    """What follows the EtherType FRAME_TYPE, for a program to send *frame*, from PPP's Protocol field on, to a peer."""
+    """What follows the EtherType FRAME_TYPE, for a program to send *frame*, from PPP's Protocol field on, to a peer.
+
+    An empty one is an acknowledgment alone, of PPTP.
+    """
     return FRAME.pack(REF.pack(slot, generation), len(frame).to_bytes(2, "big"), 0) + frame
 
 
 def key_of(session: bytes) -> bytes:
     """The key that leads to a session's frames, of what its slot says."""
-    if session[SESSION.offsets["kind"]] == L2TP:
+    kind = session[SESSION.offsets["kind"]]
+    if kind in (L2TP, PPTP):
         at = SESSION.offsets["key_id"]
-        tunnel_id = U32.unpack_from(session, SESSION.offsets["key_port"])[0]
-        return l2tp_key(tunnel_id, int.from_bytes(session[at : at + 2], "big"))
+        number = int.from_bytes(session[at : at + 2], "big")
+        if kind == PPTP:
+            return pptp_key(number)
+        return l2tp_key(U32.unpack_from(session, SESSION.offsets["key_port"])[0], number)
     ifindex = U32.unpack_from(session, SESSION.offsets["ifindex"])[0]
     (length,) = _U16.unpack_from(session, SESSION.offsets["encap_len"])
     at = SESSION.offsets["encap"]
@@ -263,6 +296,12 @@ def net6(domain: int, network: bytes, prefixlen: int) -> bytes:
     """*network* has 16 octets; bits beyond its prefix don't count."""
     beyond = 128 - prefixlen
     return NET6.pack(32 + prefixlen, domain, (int.from_bytes(network, "big") >> beyond << beyond).to_bytes(16, "big"))
+
+
+def _ip4(protocol: int, local: bytes, peer: bytes) -> bytes:
+    """An IPv4 header whose checksum is the sum of what does not vary."""
+    ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, _HOPS, protocol, 0, local, peer)
+    return ip[:10] + _folded(_words(ip)).to_bytes(2, "big") + ip[12:]
 
 
 def _words(octets: bytes) -> int:

@@ -121,7 +121,10 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_program__name": (ctypes.c_char_p, (ctypes.c_void_p,)),
     "bpf_program__fd": (ctypes.c_int, (ctypes.c_void_p,)),
     "bpf_map_create": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, *(ctypes.c_uint32,) * 3, ctypes.c_char_p)),
-    "bpf_map_lookup_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)),
+    "bpf_map_lookup_elem_flags": (
+        ctypes.c_int,
+        (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64),
+    ),
     "bpf_map_update_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64)),
     "bpf_map_delete_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
     "bpf_map_get_next_key": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)),
@@ -251,11 +254,11 @@ class Map(_File):
         """The map pinned at *path*."""
         return cls(_pinned(path, "map"), os.path.basename(path))
 
-    def get(self, key: bytes) -> bytes | None:
-        """The value of *key*, of :attr:`octets` octets."""
+    def get(self, key: bytes, flags: int = ANY) -> bytes | None:
+        """The value of *key*, of :attr:`octets` octets; with LOCKED in *flags*, none of it changes meanwhile."""
         if len(key) != self.key_size:
             raise ValueError(f"{self}: key of {len(key)} octets")
-        code = self._lib.bpf_map_lookup_elem(self.fd, key, self._value)
+        code = self._lib.bpf_map_lookup_elem_flags(self.fd, key, self._value, flags)
         if code == -errno.ENOENT:
             return None
         if code:

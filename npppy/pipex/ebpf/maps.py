@@ -9,7 +9,7 @@ import os
 import re
 import struct
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -35,8 +35,9 @@ _MAPS: Final = {
     "stats": (0, 1),
     "seqs": (0, 1),
     "buckets": (0, 2),
+    "mppe": (2, 0),
 }
-_PROGRAMS: Final = ("pipex_access", "pipex_core", "pipex_nic", "pipex_miss", "pipex_order")
+_PROGRAMS: Final = ("pipex_access", "pipex_core", "pipex_nic", "pipex_miss", "pipex_order", "pipex_ack")
 #: A slot that was given back rests until so many others were, and there are so many more than sessions: no program
 #: still runs then that may have found the session before.
 _RESTING: Final = 256
@@ -47,8 +48,8 @@ BURST_MAX: Final = 18 * 10**9
 
 #: Of SESSION: generation and blocks.
 _SLOT: Final = struct.Struct("=II")
-#: The begin of SEQ.
-_SEQUENCE: Final = struct.Struct("=II")
+#: Of SEQ: in and acked.
+_ACKNOWLEDGED: Final = struct.Struct("=II")
 #: The generation of a slot that nobody has.
 _FREE: Final = bytes(4)
 _NO_STATS: Final = bytes(STATS.size)
@@ -102,6 +103,7 @@ class PipexMaps:
                 legacy.copy(maps._object.maps)
                 publish(pins, maps._object.maps, maps.programs)
                 legacy.replace(maps.programs)
+                legacy.copy_keys(maps._object.maps)
                 legacy.move_counters(maps._object.maps)
                 legacy.remove()
                 maps._occupy()
@@ -130,6 +132,7 @@ class PipexMaps:
         self.nets6 = maps["nets6"]
         self.slots = maps["slots"]
         self.buckets = maps["buckets"]
+        self.mppe = maps["mppe"]
         self.counts = maps["counts"]
         self.config = maps["config"]
         self.devs = maps["devs"]
@@ -192,14 +195,18 @@ class PipexMaps:
         """The members of struct pipex_stats."""
         return STATS.unpack_from(self._stats, slot * STATS.size)
 
-    def sequence(self, slot: int) -> tuple[int, int]:
-        """The numbers of L2TP, of 16 bits: of the next message out, and of the next one in."""
-        out, expected = _SEQUENCE.unpack_from(self._seqs, slot * SEQ.size)
-        return out & 0xFFFF, expected & 0xFFFF
+    def sequence(self, slot: int) -> tuple[int, ...]:
+        """The members of struct pipex_seq."""
+        return SEQ.unpack_from(self._seqs, slot * SEQ.size)
 
-    def set_sequence(self, slot: int, out: int, expected: int) -> None:
-        """Begin with these numbers, before anything leads to the session."""
-        _SEQUENCE.pack_into(self._seqs, slot * SEQ.size, out, expected)
+    def set_sequence(self, slot: int, numbers: Iterable[int]) -> None:
+        """Begin with these, before anything leads to the session."""
+        SEQ.pack_into(self._seqs, slot * SEQ.size, *numbers)
+
+    def acknowledged(self, slot: int) -> tuple[int, int]:
+        """Of PPTP, one more than the highest number of the peer, and than the last that was acknowledged."""
+        expected, acked = _ACKNOWLEDGED.unpack_from(self._seqs, slot * SEQ.size + SEQ.offsets["in"])
+        return expected, acked
 
     @property
     def used(self) -> int:

@@ -10,8 +10,10 @@ anywhere leaves what the next one can go on from, and no packet is lost:
    the old edition; killed later, the next one takes over the new one.
 3. Put the new programs in the place of those of any older edition, each by itself, at once.  Meanwhile old and new ones
    run side by side, with the same sessions, each counting in maps of their own.
-4. When no old program runs any more, move what they have counted: each counter is moved at once, by a program, while
-   the new programs count on.  What was moved is 0, so that this may be done again.
+4. When no old program runs any more, copy the keys of MPPE, where the maps are not the same: of two that encrypt by one
+   key, the peer would take the second one's packets for replayed.  Until then those sessions' packets are dropped.
+   And move what was counted: each counter is moved at once, by a program, while the new programs count on.  What was
+   moved is 0, so that this may be done again.
 5. Remove the older editions.
 
 A slot keeps its number and generation all the time.  A token bucket that was copied forgets what passed between 1
@@ -25,12 +27,13 @@ import logging
 import socket
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from .attach import attach_tc, replace_xdp
-from .layout import CONFIG, SEQ, SESSION, STATS, U32, VERSION, Record
+from .layout import CONFIG, MPPE_KEYS, SEQ, SESSION, STATS, U32, VERSION, Record
 from .libbpf import XDP, BpfError, Map, Program, wait_for_programs
 from .pins import editions, own_programs, remove_before
 
@@ -63,15 +66,17 @@ OLDER: Final[dict[int, dict[str, Record]]] = {
         ),
         "config": Record("version:I npx0:I npx1:I tun:I npx0_mac:6s npx1_mac:6s echo_interval_ns:I spare:28s"),
     },
+    # What 4 has more is where this one has zeros.
+    3: {"config": CONFIG},
     VERSION: {},
 }
 _NOW: Final = {"slots": SESSION, "stats": STATS, "config": CONFIG}
 #: Maps that versions before this one have not.
-_SINCE: Final = {"seqs": 3}
+_SINCE: Final = {"seqs": 3, "mppe": 4}
 #: Maps whose entries are npppyd's own: they change only when it says so.
 _TABLES: Final = ("sessions", "hosts4", "nets4", "nets6", "slots", "buckets", "config", "devs", "nics")
 #: Maps that programs of two editions may share.  The ring buffer is not: nobody may ever have read the old one.
-_SHARED: Final = (*_TABLES, "counts", "stats", "seqs")
+_SHARED: Final = (*_TABLES, "counts", "stats", "seqs", "mppe")
 #: So many sequence numbers are left out where old and new programs have maps of their own: those that old ones may use
 #: until they are replaced.  To the peer that many messages have been lost, and none comes twice or late.
 _LEAP: Final = 4096
@@ -142,8 +147,8 @@ class Legacy:
         if numbers is not None and numbers.id != maps["seqs"].id:
             known = dict(numbers.items())
             for key in _used(maps):
-                out, expected, spare = SEQ.unpack(known[key])
-                maps["seqs"].put(key, SEQ.pack(out + _LEAP & 0xFFFFFFFF, expected, spare))
+                out, *others = SEQ.unpack(known[key])
+                maps["seqs"].put(key, SEQ.pack(out + _LEAP & 0xFFFFFFFF, *others))
 
     def replace(self, programs: Mapping[str, Program]) -> None:
         """Put *programs* in the place of ours wherever one is attached, and wait until none of the old ones runs.
@@ -160,6 +165,31 @@ class Legacy:
                 if error.code != errno.ENODEV:
                     raise
         wait_for_programs()
+
+    def copy_keys(self, maps: Mapping[str, Map]) -> None:
+        """Copy the keys that programs of any older edition have used, of the sessions there are.
+
+        Raises :class:`BpfError`.
+        """
+        generations = {key: value[: U32.size] for key, value in maps["slots"].items()}
+        new = maps["mppe"]
+        # The newest first: its programs have used them last.
+        for edition in reversed(self._editions):
+            if edition.version < _SINCE["mppe"]:
+                continue
+            try:
+                old = edition.map("mppe")
+            except BpfError as error:
+                if error.code != errno.ENOENT:
+                    raise
+                # As below.
+                continue
+            with closing(old):
+                for key, value in old.items() if old.id != new.id else ():
+                    slot = U32.pack(U32.unpack(key)[0] // 2)
+                    at = MPPE_KEYS.offsets["generation"]
+                    if value[at : at + U32.size] == generations.get(slot) and new.get(key) is None:
+                        new.put(key, value)
 
     def move_counters(self, maps: Mapping[str, Map]) -> None:
         """Add what programs of any older edition have counted.  Raises :class:`BpfError`."""

@@ -8,8 +8,8 @@ only some drivers take frames that others redirect to them, and a veth device do
 program: what it does not take is lost without a word.  So the map ``devs`` has only the devices that are known to take
 frames.  The others get theirs by their own queues (see leave() in pipex.c), and are no way out for fast packets.
 
-L2TP may come by any interface that has an address, whichever the peer was told: so each of those has a program, by the
-generic code where the driver has no XDP, and the one of core interfaces does both.
+L2TP and PPTP may come by any interface that has an address, whichever the peer was told: so each of those has a
+program, by the generic code where the driver has no XDP, and the one of core interfaces does both.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _BONDS: Final = frozenset(("bond", "team"))
 # What an interface has a program for.
 _ACCESS: Final = "access"
 _CORE: Final = "core"
-_L2TP: Final = "l2tp"
+_TUNNEL: Final = "tunnel"
 
 
 class Place(NamedTuple):
@@ -91,12 +91,12 @@ class Nics:
         self._nics: dict[int, _Nic] = {}
         self._access: dict[str, Place] = {}
         self._core: dict[str, int] = {}
-        self._l2tp: dict[str, Place] = {}
+        self._tunnels: dict[str, Place] = {}
         #: Interfaces that cannot be core, as they were when that was found out, by index.
         self._refused: dict[int, LinkInfo] = {}
-        #: Why access interfaces, and those of L2TP, have no program, by name.
+        #: Why access interfaces, and those of tunnels, have no program, by name.
         self._failed: dict[str, str] = {}
-        self._failed_l2tp: dict[str, str] = {}
+        self._failed_tunnels: dict[str, str] = {}
 
     def close(self) -> None:
         """Detach all."""
@@ -104,31 +104,31 @@ class Nics:
             self.detach_access(name)
         for name in list(self._core):
             self.detach_core(name)
-        for name in list(self._l2tp):
-            self._detach_l2tp(name)
+        for name in list(self._tunnels):
+            self._detach_tunnel(name)
         self._features.close()
         self._netlink.close()
 
     def attached(self) -> Iterator[Attached]:
         """All of them, those included that could not be attached."""
-        l2tp = dict(self._l2tp)
+        tunnels = dict(self._tunnels)
         for name, place in self._access.items():
             nic = self._nics[place.ifindex]
             notes = _notes(name, place)
             if not nic.transmits:
                 notes.append("takes no frames from XDP")
-            role = _ACCESS if l2tp.pop(name, None) is None else f"{_ACCESS}, {_L2TP}"
+            role = _ACCESS if tunnels.pop(name, None) is None else f"{_ACCESS}, {_TUNNEL}"
             yield Attached(name=name, role=role, mode=nic.mode, note=", ".join(notes))
         for name, why in self._failed.items():
             yield Attached(name=name, role=_ACCESS, note=why)
         for name, ifindex in self._core.items():
-            role = _CORE if l2tp.pop(name, None) is None else f"{_CORE}, {_L2TP}"
+            role = _CORE if tunnels.pop(name, None) is None else f"{_CORE}, {_TUNNEL}"
             yield Attached(name=name, role=role, mode=self._nics[ifindex].mode)
-        for name, place in l2tp.items():
+        for name, place in tunnels.items():
             mode = self._nics[place.ifindex].mode
-            yield Attached(name=name, role=_L2TP, mode=mode, note=", ".join(_notes(name, place)))
-        for name, why in self._failed_l2tp.items():
-            yield Attached(name=name, role=_L2TP, note=why)
+            yield Attached(name=name, role=_TUNNEL, mode=mode, note=", ".join(_notes(name, place)))
+        for name, why in self._failed_tunnels.items():
+            yield Attached(name=name, role=_TUNNEL, note=why)
 
     def why_not(self, name: str) -> str:
         """Why an access interface has no program; "" if it has."""
@@ -137,11 +137,6 @@ class Nics:
     def place(self, name: str) -> Place | None:
         """Where an access interface has its program; None: it has none."""
         return self._access.get(name)
-
-    @property
-    def l2tp(self) -> bool:
-        """Whether any interface takes in what L2TP brings."""
-        return bool(self._l2tp)
 
     def attach_access(self, name: str, ifindex: int) -> None:
         """See :meth:`.backend.EbpfBackend.attach_access`."""
@@ -171,16 +166,16 @@ class Nics:
         if place is not None:
             self._release(place.ifindex, _ACCESS, name)
 
-    def follow_core(self, wanted: bool, ours: Container[int], l2tp: bool = False) -> None:
+    def follow_core(self, wanted: bool, ours: Container[int], tunnelled: bool = False) -> None:
         """See :meth:`.backend.EbpfBackend.follow_core`; *ours* are the indexes of our own devices."""
         try:
-            found = {nic.ifindex: nic for nic in core_candidates(self._netlink, ours)} if wanted or l2tp else {}
+            found = {nic.ifindex: nic for nic in core_candidates(self._netlink, ours)} if wanted or tunnelled else {}
         except (NetlinkError, OSError) as error:
             log.error("pipex: %s", error)
             return
         # First what takes no other mode.
         self._follow_core(found if wanted else {})
-        self._follow_l2tp(found.values() if l2tp else ())
+        self._follow_tunnels(found.values() if tunnelled else ())
 
     def _follow_core(self, found: Mapping[int, LinkInfo]) -> None:
         # A program of ours that is there for something else is no news.
@@ -197,35 +192,35 @@ class Nics:
                     self._refused[nic.ifindex] = nic
                     log.info("iface=%s pipex: what comes in here goes through the stack: %s", nic.name, error)
 
-    def _follow_l2tp(self, found: Collection[LinkInfo]) -> None:
+    def _follow_tunnels(self, found: Collection[LinkInfo]) -> None:
         names = {nic.name for nic in found}
-        for name in [name for name in self._l2tp if name not in names]:
-            self._detach_l2tp(name)
-        failed, self._failed_l2tp = self._failed_l2tp, {}
+        for name in [name for name in self._tunnels if name not in names]:
+            self._detach_tunnel(name)
+        failed, self._failed_tunnels = self._failed_tunnels, {}
         for nic in found:
             try:
-                self._attach_l2tp(nic)
+                self._attach_tunnel(nic)
             except BpfError as error:
-                self._detach_l2tp(nic.name)
-                self._failed_l2tp[nic.name] = why = str(error)
+                self._detach_tunnel(nic.name)
+                self._failed_tunnels[nic.name] = why = str(error)
                 if failed.get(nic.name) != why:
-                    log.info("iface=%s pipex: what L2TP brings here, Python carries: %s", nic.name, why)
+                    log.info("iface=%s pipex: what tunnels bring here, Python carries: %s", nic.name, why)
 
-    def _attach_l2tp(self, nic: LinkInfo) -> None:
+    def _attach_tunnel(self, nic: LinkInfo) -> None:
         name = nic.name
         place = find_place(self._netlink, name, nic.ifindex)
-        if self._l2tp.get(name, place) != place:
-            self._detach_l2tp(name)
-        self._hold(place.ifindex, _L2TP, name)
-        if name not in self._l2tp:
-            self._l2tp[name] = place
+        if self._tunnels.get(name, place) != place:
+            self._detach_tunnel(name)
+        self._hold(place.ifindex, _TUNNEL, name)
+        if name not in self._tunnels:
+            self._tunnels[name] = place
             if place.tags:
                 self._change_tags(keep_vlan_tags, place.ifindex)
 
-    def _detach_l2tp(self, name: str) -> None:
-        place = self._l2tp.pop(name, None)
+    def _detach_tunnel(self, name: str) -> None:
+        place = self._tunnels.pop(name, None)
         if place is not None:
-            self._release(place.ifindex, _L2TP, name)
+            self._release(place.ifindex, _TUNNEL, name)
 
     def attach_core(self, name: str, ifindex: int, mac: bytes) -> None:
         """See :meth:`.backend.EbpfBackend.attach_core`."""

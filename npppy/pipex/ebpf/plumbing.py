@@ -102,6 +102,7 @@ class NpxInterface(TunInterface):
     #: Whether each processor sends by a queue of its own, of the kernel's choice; whether pipex_order chooses.
     _own_queues: bool = False
     _ordered: bool = False
+    _acknowledges: bool = False
 
     def write(self, packet: bytes) -> None:
         """Give the kernel a packet, as received on npx0.  Raises :class:`OSError` where it is not taken."""
@@ -161,6 +162,13 @@ class NpxInterface(TunInterface):
         except OSError as error:
             raise BpfError(f"keep numbered frames in order on {npx0.name}", error.errno or 0) from error
         self._ordered = True
+
+    def acknowledge(self) -> None:
+        """Have what PPTP brings acknowledged in time, from now on.  Likewise, raises :class:`BpfError`."""
+        if not self._acknowledges:
+            assert self._programs is not None
+            attach_tc(self.npx0.name, self.npx0.ifindex, self._programs["pipex_ack"])
+            self._acknowledges = True
 
     def set_mtu(self, mtu: int) -> None:
         """Give the devices another MTU, in octets.  Failure is logged."""
