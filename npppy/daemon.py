@@ -369,7 +369,7 @@ class Daemon:
                     for engine in (self.l2tp.engine, self.pptp.engine)
                     for name, service in engine.services.items()
                 },
-                **({"gre": dict(self.pptp.engine.drops)} if self.pptp.engine.drops else {}),
+                **({"pptp": dict(self.pptp.engine.drops)} if self.pptp.engine.drops else {}),
             },
             "pools": {
                 site.conf.ipcp.name: {"size": site.pool.size, "used": site.pool.used} for site in self.sites.values()

@@ -61,14 +61,17 @@ class Ccp(Fsm):
         self._stateless, self._stateful = "stateless" in states, "stateful" in states
         self._heard = False
         self._insisted = 0
-        # The option that we ask for: all that we can (section 2.1); 0: none.  Without stateless mode, stateful is asked
-        # for by its absence.
-        self._wish = self._allowed | (_STATELESS if self._stateless else 0)
+        # The option that we ask for; 0: none.
+        self._wish = self._all()
         #: How we are to encrypt: what has been granted to the peer.
         self.sent: Mode | None = None
         if agreed is not None:
             self.sent, received = agreed.modes
             self._wish = _option(received)
+
+    def _all(self) -> int:
+        """All that we can (section 2.1); without stateless mode, stateful is asked for by its absence."""
+        return self._allowed | (_STATELESS if self._stateless else 0)
 
     @property
     def received(self) -> Mode | None:
@@ -148,6 +151,8 @@ class Ccp(Fsm):
         self.owner.ccp_up(now)
 
     def layer_down(self, now: float) -> None:
+        # What was agreed is of no concern to what is agreed next.
+        self._wish, self._insisted = self._all(), 0
         self.owner.ccp_down(now)
 
     def layer_finished(self, now: float) -> None:

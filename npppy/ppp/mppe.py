@@ -29,6 +29,10 @@ _BEHIND = _COUNTS // 2
 _FLAG = 0xFF
 #: How often the count may have gone round while nothing came.
 _ROUNDS = 3
+#: How many packets may have been lost that came after a Reset-Request.
+_RESETS = 8
+#: So many changes of keys are nothing that has to be paid for.
+_NEAR = 8
 
 _PROTOCOL = b"\x00\xfd"
 #: Octets that a packet grows by.
@@ -150,28 +154,29 @@ class Sender:
 
     def encrypt(self, frame: bytes) -> bytes:
         """The frame to be sent for one in the clear, both from the PPP Protocol field on."""
-        count = self.count
-        flags = _ENCRYPTED
-        stream = self._stream
+        count, stream = self.count, self._stream
         if stream is None:
             # RFC 3078 section 7.1.
+            self.skip()
+            return _head(_FLUSHED | count) + ARC4.new(self.key).encrypt(frame)
+        flags = 0
+        if self._flush:
+            # After a Reset-Request tables are made anew of the key that is (section 8.2).  Linux changes the key then,
+            # and expects that of us.  With a packet that the key changes for anyway, both are the same.
+            count |= _FLAG
+        if count & _FLAG == _FLAG:
             self.key = next_key(self.strength, self.start, self.key)
-            flags |= _FLUSHED
-            data = ARC4.new(self.key).encrypt(frame)
-        else:
-            if self._flush:
-                # After a Reset-Request tables are made anew of the key that is (section 8.2).  Linux changes the key
-                # then, and expects that of us.  With a packet that the key changes for anyway, both are the same.
-                count |= _FLAG
-            if count & _FLAG == _FLAG:
-                self.key = next_key(self.strength, self.start, self.key)
-                stream = self._stream = _Stream(self.key)
-                # The receiving Linux changes the key by this bit alone.
-                flags |= _FLUSHED
-                self._flush = False
-            data = stream.apply(frame)
+            stream = self._stream = _Stream(self.key)
+            # The receiving Linux changes the key by this bit alone.
+            flags = _FLUSHED
+            self._flush = False
         self.count = (count + 1) % _COUNTS
-        return _PROTOCOL + (flags | count).to_bytes(2, "big") + data
+        return _head(flags | count) + stream.apply(frame)
+
+    def skip(self) -> None:
+        """Pass over the key of a packet, in stateless mode."""
+        self.key = next_key(self.strength, self.start, self.key)
+        self.count = (self.count + 1) % _COUNTS
 
     def reset(self) -> None:
         """The peer has sent a Reset-Request."""
@@ -233,7 +238,7 @@ class Receiver:
             return None
         count = head % _COUNTS
         if self._stream is not None:
-            return self._stateful(self._stream, head & _FLUSHED != 0, count, packet[2:])
+            return self._stateful(self._stream, head & _FLUSHED != 0, count, packet[2:], now)
         if not head & _FLUSHED:
             return None
         return self._stateless(count, packet[2:], now)
@@ -282,16 +287,17 @@ class Receiver:
         return key
 
     def _afford(self, changes: int, now: float) -> bool:
-        return self.budget is None or not changes or self.budget.take(now, changes)
+        # Or one session, with packets that nobody can decrypt, would make those deaf that lose some.
+        return self.budget is None or changes <= _NEAR or self.budget.take(now, changes)
 
     # Stateful mode.
 
-    def _stateful(self, stream: _Stream, flushed: bool, count: int, data: bytes) -> bytes | None:
+    def _stateful(self, stream: _Stream, flushed: bool, count: int, data: bytes, now: float) -> bytes | None:
         ahead = (count - self.count) % _COUNTS
         if ahead >= _BEHIND and not self._discard:
             # Late; its place in the stream is gone.
             return None
-        if not flushed:
+        if not flushed and (ahead or self._discard or count & _FLAG != _FLAG):
             if ahead or self._discard:
                 # RFC 3078 section 8.2.
                 self._discard = self.wants_reset = True
@@ -305,21 +311,34 @@ class Receiver:
         else:
             # All packets that are missing may have been ones that the key changes for.
             key = self._advance(stream.key, (self.count % 256 + ahead) // 256)
-            plain = None
-            # For this one it changes, too; where it does not, Linux changes it nevertheless.
-            for changes in (1,) if count & _FLAG == _FLAG else (0, 1):
-                key = self._advance(key, changes)
-                stream = _Stream(key)
-                plain = _plain(stream.apply(data))
-                if plain is not None:
+            plain = self._begin(key, count, data, 1)
+            for turn in range(_ROUNDS + 1):
+                if plain is not None or not self._afford(_COUNTS // 256, now):
                     break
+                if turn:
+                    key = self._advance(key, _COUNTS // 256)
+                plain = self._begin(key, count, data, _RESETS)
             if plain is None:
                 self.wants_reset = True
                 return None
-            self._stream = stream
             self._discard = self.wants_reset = False
         self.count = (count + 1) % _COUNTS
         return plain
+
+    def _begin(self, key: bytes, count: int, data: bytes, most: int) -> bytes | None:
+        """Make the tables anew for a packet that says so, if the key before it was *key*, or one of the *most* next."""
+        # It may be one that the key changes for; where it is not, Linux changes it nevertheless, and has done so for
+        # those that it has sent after Reset-Requests and that were lost.
+        first = count & _FLAG == _FLAG
+        for changes in range(first, most + 1):
+            if changes:
+                key = next_key(self.strength, self.start, key)
+            stream = _Stream(key)
+            plain = _plain(stream.apply(data))
+            if plain is not None:
+                self._stream = stream
+                return plain
+        return None
 
 
 class Mode(NamedTuple):
@@ -358,6 +377,11 @@ class Mppe(NamedTuple):
     def stateful(self) -> bool:
         """Whether a way is: then the kernel has no part in the session."""
         return self.send.stateful or self.receive.stateful
+
+
+def _head(bits: int) -> bytes:
+    """What stands before what is encrypted."""
+    return _PROTOCOL + (_ENCRYPTED | bits).to_bytes(2, "big")
 
 
 def _plain(data: bytes) -> bytes | None:

@@ -147,6 +147,8 @@ class Station(Timed):
             self._dispatch(frame, now)
         except Malformed as error:
             self.malformed(str(error))
+            # It may have been an automaton's, made for it alone.
+            self.settle()
 
     def _dispatch(self, frame: bytes, now: float) -> None:
         cursor = Cursor(frame)

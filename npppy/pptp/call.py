@@ -148,7 +148,6 @@ class PptpCall(Leg):
         self.ending()
         self.connected = False
         self.upper = NOBODY
-        self.window.reorder = None
         tap = self.engine.taps.pop(self, None)
         if tap is not None:
             tap.gone()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -282,7 +283,8 @@ class Connection(Timed):
 
     def _establish(self, message: Message, now: float) -> None:
         self.state = State.ESTABLISHED
-        self.peer_name = message.text("host_name").decode("utf-8", "surrogateescape")
+        # Clients of one kind all say the same.
+        self.peer_name = sys.intern(message.text("host_name").decode("utf-8", "surrogateescape"))
         self.peer_vendor = message.text("vendor_name").decode("utf-8", "surrogateescape")
         if self.may_log(now):
             name, vendor = printable(self.peer_name), printable(self.peer_vendor)
@@ -304,7 +306,6 @@ class Connection(Timed):
     def receive(self, octets: bytes, now: float) -> None:
         """The next octets of the stream.  Whatever they are, this does not raise."""
         octets = self._rest + octets
-        self._rest = b""
         at = 0
         try:
             # What is handled may be the end of the connection.
@@ -449,7 +450,7 @@ class Connection(Timed):
         if not self.calls:
             dues.append(self._empty + IDLE)
         if dues:
-            self.host.wheel.arm(self, max(min(dues), now))
+            self.host.wheel.arm(self, min(dues))
         else:
             self.host.wheel.disarm(self)
 

@@ -59,7 +59,7 @@ class Engine:
         self.calls: dict[int, Leg] = {}
         #: Who looks on at calls.
         self.taps: dict[Call, Tap] = {}
-        #: GRE packets that belong to no call, by reason.
+        #: GRE packets that belong to no call, and connections that could not be accepted, by reason.
         self.drops: Counter[str] = Counter()
         self.strangers = RateLimit(*STRANGERS)
         self._ids = SessionIds(rng)

@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
 
 from ..config.model import Address, PptpOptions, Tunnel
 from ..ppp.cause import Cause
@@ -69,6 +70,7 @@ _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 #: An address and a port.
 Place = tuple[Address, int]
+_ANY = IPv4Address(0)
 
 
 class ListenError(Exception):
@@ -78,13 +80,12 @@ class ListenError(Exception):
 class _Stream:
     """A TCP connection that has been accepted."""
 
-    __slots__ = ("_finishing", "_streams", "_unsent", "connection", "fd", "listener")
+    __slots__ = ("_finishing", "_streams", "_unsent", "connection", "fd")
 
     connection: Connection
 
-    def __init__(self, streams: _Streams, listener: _Listener, fd: int) -> None:
+    def __init__(self, streams: _Streams, fd: int) -> None:
         self._streams = streams
-        self.listener = listener
         #: -1: closed.
         self.fd = fd
         self._unsent = b""
@@ -95,7 +96,7 @@ class _Stream:
             return
         if self._unsent:
             if len(self._unsent) + len(octets) > UNREAD:
-                self.listener.service.drops["unread"] += 1
+                self.connection.service.drops["unread"] += 1
                 # The end of the stream is the next thing that is read, and ends the connection.
                 self._shutdown(socket.SHUT_RDWR)
             else:
@@ -201,14 +202,19 @@ class _Listener:
     """One listening socket."""
 
     def __init__(
-        self, engine: Engine, streams: _Streams, place: Place, service: Service, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        streams: _Streams,
+        place: Place,
+        service: Callable[[Place], Service | None],
+        clock: Callable[[], float],
     ) -> None:
-        """Raises :class:`OSError`."""
+        """*service* tells who serves an address of ours.  Raises :class:`OSError`."""
         address, port = place
         self.place = place
-        self.service = service
         self._engine = engine
         self._streams = streams
+        self._service = service
         self._clock = clock
         kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._sock = sock = socket.socket(socket.AF_INET, kind)
@@ -244,7 +250,7 @@ class _Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                self.service.drops["accept-" + errno.errorcode.get(error.errno or 0, "error")] += 1
+                self._failed(error)
                 if error.errno in _EXHAUSTED:
                     log.error("pptp listen=%s Accept failed: %s", self, error.strerror)
                     self._pause()
@@ -255,18 +261,22 @@ class _Listener:
                 sock.setblocking(False)
                 local, local_port = sock.getsockname()
             except OSError as error:
-                self.service.drops["accept-" + errno.errorcode.get(error.errno or 0, "error")] += 1
+                self._failed(error)
                 sock.close()
                 continue
             endpoint = Endpoint(socket.inet_aton(local), local_port, socket.inet_aton(peer), peer_port)
-            stream = _Stream(self._streams, self, sock.fileno())
-            connection = self._engine.accept(self.service, endpoint, stream, now)
+            stream = _Stream(self._streams, sock.fileno())
+            service = self._service((IPv4Address(local), local_port))
+            connection = self._engine.accept(service, endpoint, stream, now) if service is not None else None
             if connection is None:
                 sock.close()
             else:
                 stream.connection = connection
                 sock.detach()
                 self._streams.add(stream, now)
+
+    def _failed(self, error: OSError) -> None:
+        self._engine.drops["accept-" + errno.errorcode.get(error.errno or 0, "error")] += 1
 
     def _pause(self) -> None:
         """Whoever waits, waits on; meanwhile nothing is tried in vain."""
@@ -365,12 +375,14 @@ class PptpServer:
         self._clock = clock
         self.engine = Engine(tunnels, open_session, rng, wheel, hostname, self._transmit)
         self._streams = _Streams(clock)
+        # Who serves an address; one that is not there is served by who has 0.0.0.0.
+        self._services = self._places(tunnels)
         self._listeners: dict[Place, _Listener] = {}
         self._gre: _Gre | None = None
         try:
             self._have_gre(tunnels)
-            for place, service in self._places(tunnels).items():
-                self._listen(place, service)
+            for place in self._sockets():
+                self._listen(place)
         except ListenError:
             self._close_sockets()
             raise
@@ -396,9 +408,17 @@ class PptpServer:
         except OSError as error:
             raise ListenError(f"{tunnel.where}: cannot listen for GRE: {error.strerror}") from error
 
-    def _listen(self, place: Place, service: Service) -> None:
+    def _service(self, place: Place) -> Service | None:
+        return self._services.get(place) or self._services.get((_ANY, place[1]))
+
+    def _sockets(self) -> list[Place]:
+        """Where to listen: the socket of 0.0.0.0 has what comes to the others, too."""
+        return [place for place in self._services if place[0] == _ANY or (_ANY, place[1]) not in self._services]
+
+    def _listen(self, place: Place) -> None:
+        service = self._services[place]
         try:
-            listener = _Listener(self.engine, self._streams, place, service, self._clock)
+            listener = _Listener(self.engine, self._streams, place, self._service, self._clock)
         except OSError as error:
             where = f"{place[0]} port {place[1]}"
             raise ListenError(f"{service.tunnel.where}: cannot listen on {where}: {error.strerror}") from error
@@ -415,24 +435,28 @@ class PptpServer:
         for name in engine.services.keys() - names:
             engine.drop_service(name, now)
         engine.configure(tunnels)
-        wanted = self._places(tunnels)
-        for place, listener in list(self._listeners.items()):
-            if wanted.get(place) is not listener.service:
-                streams = self._streams.streams.values()
-                gone = [stream.connection for stream in streams if stream.listener is listener]
-                engine.stop(gone, "address no longer listened on", Cause.ADMIN_RESET, now)
-                del self._listeners[place]
-                listener.close()
-                log.info("pptp listen=%s Closed", listener)
+        self._services = self._places(tunnels)
+        wanted = self._sockets()
+        for place in self._listeners.keys() - wanted:
+            listener = self._listeners.pop(place)
+            listener.close()
+            log.info("pptp listen=%s Closed", listener)
+        gone = []
+        for stream in self._streams.streams.values():
+            connection = stream.connection
+            at = connection.endpoint
+            if self._service((IPv4Address(at.local), at.local_port)) is not connection.service:
+                gone.append(connection)
+        engine.stop(gone, "address no longer listened on", Cause.ADMIN_RESET, now)
         try:
             self._have_gre(tunnels)
         except ListenError as error:
             log.error("%s", error)
             return
-        for place, service in wanted.items():
+        for place in wanted:
             if place not in self._listeners:
                 try:
-                    self._listen(place, service)
+                    self._listen(place)
                 except ListenError as error:
                     log.error("%s", error)
         if not engine.services:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import mmap
 import os
 import random
 import struct
@@ -49,6 +51,8 @@ MASTER: Final = bytes(range(16)), bytes(range(100, 116))
 BLOCKS: Final = ALL | layout.MPPE
 PROTOCOL: Final = 0x00FD
 COUNTS: Final = 0x1000
+#: An emulated processor gets so much less to do.
+PART: Final = 8 if os.environ.get("NPPPY_GUEST") == "tcg" else 1
 
 PACKET = udp(ADDRESS, REMOTE, b"data")
 PACKET6 = udp6(ADDRESS6, REMOTE6, b"data")
@@ -110,7 +114,9 @@ class Budget:
 class Session:
     """One that encrypts, the peer at its other end, and in Python the same again."""
 
-    def __init__(self, rig: Rig, carrier: str = "PPPoE", bits: int = 128, blocks: int = BLOCKS) -> None:
+    def __init__(
+        self, rig: Rig, carrier: str = "PPPoE", bits: int = 128, blocks: int = BLOCKS, count: int = 0
+    ) -> None:
         self.rig = rig
         self.carrier = CARRIERS[carrier]
         self.carrier.make(rig, blocks)
@@ -122,6 +128,8 @@ class Session:
         self.sender = Sender(strength, down, stateful=False)
         left = Receiver(strength, up, stateful=False, budget=budget)
         ours = Mppe(Sender(strength, down, stateful=False), left)
+        self.peer.count = self.sender.count = ours.send.count = count
+        self.receiver.place = left.place = left.place._replace(number=count)
         self.keys = Keys(rig.maps["mppe"], SLOT, GENERATION, ours)
         self.keys.put()
         self.keys.lend(lambda frame: None)
@@ -238,7 +246,7 @@ class Stream:
                 yield self._new()
             elif what < 0.7:
                 yield self._skip(rng.randrange(1, 12))
-            elif what < 0.72:
+            elif what < 0.71:
                 yield self._skip(rng.choice((254, 255, 256, 257, rng.randrange(12, 400))))
             elif what < 0.85 and self.kept:
                 yield self.kept.pop(rng.randrange(len(self.kept)) if rng.random() < 0.5 else 0)
@@ -266,7 +274,7 @@ class Stream:
 
 
 class TestAsPython:
-    """10,000 packets in all."""
+    """10,000 packets of a random row in all."""
 
     @pytest.mark.parametrize(("bits", "packets"), [(128, 2200), (56, 600), (40, 2200)])
     def test_up(self, rig: Rig, carrier: str, bits: int, packets: int) -> None:
@@ -275,7 +283,7 @@ class TestAsPython:
         session = Session(rig, carrier, bits, BLOCKS & ~layout.FILTER)
         stream = iter(Stream(session.peer, f"{carrier} {bits}"))
         found = {REDIRECT: 0, DROP: 0, PASS: 0}
-        for _ in range(packets // len(CARRIERS)):
+        for _ in range(packets // len(CARRIERS) // PART):
             packet = next(stream)
             expected = session.receiver.decrypt(packet[2:])
             session.failed(ago=1)
@@ -289,13 +297,13 @@ class TestAsPython:
                 plain = (session.left.decrypt(packet[2:]) or b"")[2:] if done.verdict == PASS else b""
             assert whole(plain) == whole(expected[2:] if expected is not None else b"")
             assert place(session.keys.read()) == place(session.receiver.place)
-        assert min(found.values()) > packets // len(CARRIERS) // 50, found
+        assert PART > 1 or min(found.values()) > packets // len(CARRIERS) // 50, found
 
     @pytest.mark.parametrize(("bits", "packets"), [(128, 2200), (56, 600), (40, 2200)])
     def test_down(self, rig: Rig, carrier: str, bits: int, packets: int) -> None:
         session = Session(rig, carrier, bits)
         rng = random.Random(f"{carrier} {bits}")
-        for _ in range(packets // len(CARRIERS)):
+        for _ in range(packets // len(CARRIERS) // PART):
             packet = random_packet(rng, REMOTE, ADDRESS, REMOTE6, ADDRESS6)
             frame = from_stack(packet) if rng.random() < 0.5 else injected(clear(packet))
             assert session.down(frame) == session.sender.encrypt(clear(packet))
@@ -318,7 +326,7 @@ class TestUp:
 
     def test_sizes(self, session: Session) -> None:
         """Each to some turns of RC4, and the largest ones."""
-        for size in (*range(20, 400), *range(MTU - 8, MTU + 1), 2042, 2043, 2044, 2045):
+        for size in (*range(20, 400 // PART + 100), *range(MTU - 8, MTU + 1), 2042, 2043, 2044, 2045):
             packet = ip(ADDRESS, REMOTE, random.Random(size).randbytes(size - 20))
             session.arrives(session.peer.encrypt(clear(packet)), packet)
         session.passes(session.peer.encrypt(clear(ip(ADDRESS, REMOTE, bytes(2046 - 20)))))
@@ -410,10 +418,17 @@ class TestUp:
 
 
 class TestOrder:
-    def test_count_goes_round(self, session: Session) -> None:
-        for _ in range(COUNTS + 3):
-            assert session.up(session.peer.encrypt(clear(PACKET))).verdict == REDIRECT
-        assert session.keys.read()[:2] == (session.peer.key, 3)
+    @pytest.mark.parametrize("packets", [1, 3, 7, 8, 9])
+    def test_count_goes_round(self, rig: Rig, packets: int) -> None:
+        """Also in the middle of what has been left out, and of what comes late."""
+        session = Session(rig, count=COUNTS - 4)
+        skipped = session.skip(packets)
+        session.arrives(session.peer.encrypt(clear(LONG)), LONG)
+        for packet in skipped:
+            assert session.up(packet).verdict == REDIRECT
+        for _ in range(8):
+            session.arrives(session.peer.encrypt(clear(LONG)), LONG)
+        assert session.keys.read()[:2] == (session.peer.key, packets + 5)
 
     def test_again(self, session: Session) -> None:
         packets = [session.peer.encrypt(clear(LONG)) for _ in range(3)]
@@ -492,7 +507,7 @@ class TestDown:
 
     def test_sizes(self, rig: Rig, carrier: str) -> None:
         session = Session(rig, carrier)
-        for size in (*range(20, 400), *range(MTU - 8, MTU + 1)):
+        for size in (*range(20, 400 // PART + 100), *range(MTU - 8, MTU + 1)):
             packet = ip(REMOTE, ADDRESS, random.Random(size).randbytes(size - 20))
             assert session.down(from_stack(packet)) == session.sender.encrypt(clear(packet))
 
@@ -512,8 +527,9 @@ class TestDown:
         for packet in (clear(BACK), clear(BACK6), ppp(PPP_IP, b""), ppp(PPP_IP6, bytes(1400))):
             assert session.down(injected(packet)) == session.sender.encrypt(packet)
 
-    def test_count_goes_round(self, session: Session) -> None:
-        for _ in range(COUNTS + 3):
+    def test_count_goes_round(self, rig: Rig) -> None:
+        session = Session(rig, count=COUNTS - 3)
+        for _ in range(6):
             assert session.down(from_stack(BACK)) == session.sender.encrypt(clear(BACK))
 
     def test_from_nic_to_nic(self, session: Session) -> None:
@@ -551,30 +567,44 @@ class TestAnotherSession:
         assert session.rig.reasons() == {"TX_FAIL": 2}
 
 
-def at_once(work: Callable[[], list[bytes]]) -> list[list[bytes]]:
-    """What comes of *work*, done by two processors at once, as far as there are two."""
-    go, start = os.pipe()
+class Meeting:
+    """Of two processes, again and again."""
+
+    def __init__(self) -> None:
+        self.shared = mmap.mmap(-1, 16)
+        self.at = [memoryview(self.shared).cast("Q")[place : place + 1] for place in (0, 1)]
+
+    def meet(self, who: int) -> None:
+        ours, other = self.at[who], self.at[not who]
+        ours[0] += 1
+        while other[0] < ours[0]:
+            os.sched_yield()
+
+
+def at_once(work: Callable[[Callable[[], None]], list[bytes]]) -> list[list[bytes]]:
+    """What comes of *work*, done by two processors at once, as far as there are two; it may have them meet."""
+    meeting = Meeting()
     found = []
     processors = sorted(os.sched_getaffinity(0))[:2]
-    for processor in (processors[0], processors[-1]):
+    for who, processor in enumerate((processors[0], processors[-1])):
         take, give = os.pipe()
         child = os.fork()
         if not child:
             # What is left of the test is not this process's.
             try:
-                os.close(start)
                 os.close(take)
                 os.sched_setaffinity(0, {processor})
-                os.read(go, 1)
+                meet = functools.partial(meeting.meet, who)
+                meet()
                 with open(give, "wb") as out:
-                    for octets in work():
+                    for octets in work(meet):
                         out.write(struct.pack("=H", len(octets)) + octets)
             finally:
+                # If it was too early.
+                meeting.at[who][0] = 1 << 32
                 os._exit(0)
         os.close(give)
         found.append((child, take))
-    os.close(go)
-    os.close(start)
     results = []
     for child, take in found:
         with open(take, "rb") as file:
@@ -592,16 +622,24 @@ def at_once(work: Callable[[], list[bytes]]) -> list[list[bytes]]:
 class TestAtOnce:
     def test_down(self, session: Session) -> None:
         """No key is used twice, and none left out."""
-        each = 1500
+        each = 1500 // PART
         frame = from_stack(BACK)
-        results = at_once(lambda: [session.down(frame) for _ in range(each)])
+        results = at_once(lambda meet: [session.down(frame) for _ in range(each)])
         found = sorted((packet for packets in results for packet in packets), key=lambda packet: packet[2:4])
         assert found == [session.sender.encrypt(clear(BACK)) for _ in range(2 * each)]
 
     def test_up(self, session: Session) -> None:
         """What comes to both is taken once."""
-        packets = [session.frame(session.peer.encrypt(clear(PACKET))) for _ in range(1500)]
-        results = at_once(lambda: [bytes((session.rig.up(packet).verdict,)) for packet in packets])
+        packets = [session.frame(session.peer.encrypt(clear(PACKET))) for _ in range(1500 // PART)]
+
+        def work(meet: Callable[[], None]) -> list[bytes]:
+            verdicts = []
+            for packet in packets:
+                meet()
+                verdicts.append(bytes((session.rig.up(packet).verdict,)))
+            return verdicts
+
+        results = at_once(work)
         assert len(results[0]) == len(results[1]) == len(packets)
         for both in zip(*results, strict=True):
             assert set(both) == {bytes((DROP,)), bytes((REDIRECT,))}

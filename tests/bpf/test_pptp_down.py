@@ -213,6 +213,7 @@ class TestAlone:
             copied(generation=0),
             copied(slot=SLOT + 1),
             copied(slot=16),
+            copied(slot=1 << 16 | SLOT),
             copied(slot=0xFFFFFF),
             injected(b"", GENERATION - 1),
             injected(b"", slot=SLOT + 1),
@@ -394,7 +395,9 @@ class TestFast:
         assert fast.reasons() == {"FAST_DOWN": 1, "DROP_WINDOW": 1}
 
     @pytest.mark.parametrize(
-        ("rule", "caught"), [("ipproto 47", True), ("ipproto 17", False), ("sport 1701", False)]
+        ("rule", "caught"),
+        # The last are the first words of GRE, where UDP has its ports.
+        [("ipproto 47", True), ("ipproto 17", False), ("sport 12417", False), ("dport 34827", False)],
     )
     def test_rules(self, fast: Rig, rule: str, caught: bool) -> None:
         """They see of it what they would see in the stack."""

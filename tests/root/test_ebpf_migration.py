@@ -25,7 +25,7 @@ from npppy.pipex.ebpf.backend import EbpfBackend
 from npppy.pipex.ebpf.layout import SESSION, STATS, U32, VERSION, Record
 from npppy.pipex.ebpf.libbpf import XDP, BpfError, Map, Object, Program, library
 from npppy.pipex.ebpf.maps import PipexMaps
-from npppy.pipex.ebpf.migrate import OLDER
+from npppy.pipex.ebpf.migrate import OLDER, Legacy
 from npppy.pipex.ebpf.pins import editions, publish
 from npppy.pipex.ebpf.plumbing import NpxInterface, teardown
 from tests.bpf.test_object import members
@@ -545,6 +545,10 @@ def keys(session: int, count: int) -> bytes:
     return filled(layout.MPPE_KEYS, **values)
 
 
+def wait_no_more(*_: object) -> None:
+    raise BpfError("wait", errno.EINTR)
+
+
 async def test_keys_of_mppe(lab: Lab, pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They go on where the old programs left them, but for sessions that are gone."""
     old = Npppyd(lab, pins, VERSION)
@@ -559,13 +563,24 @@ async def test_keys_of_mppe(lab: Lab, pins: Path, monkeypatch: pytest.MonkeyPatc
             item.put(U32.pack(2 * 3), ways[U32.pack(2 * 3)])
             monkeypatch.undo()
             # Here it dies.
-            raise BpfError("wait", errno.EINTR)
+            wait_no_more()
 
     monkeypatch.setattr(migrate, "wait_for_programs", wait)
     ways[U32.pack(2 * 3)] = keys(1, 99)
     with pytest.raises(BpfError):
         PipexMaps.take_over(40, pins)
-    for capacity in (40, 40, 100):
+    with monkeypatch.context() as patch:
+        # The next one later.
+        patch.setattr(Legacy, "move_counters", wait_no_more)
+        with pytest.raises(BpfError):
+            PipexMaps.take_over(40, pins)
+    newer = editions(pins)[-1].map("mppe")
+    assert dict(newer.items()) == ways
+    # Its programs went on with them.
+    ways[U32.pack(2 * 3)] = keys(1, 100)
+    newer.put(U32.pack(2 * 3), ways[U32.pack(2 * 3)])
+    newer.close()
+    for capacity in (50, 50, 100):
         maps = PipexMaps.take_over(capacity, pins)
         assert maps is not None
         assert maps.mppe.max_entries == 2 * capacity

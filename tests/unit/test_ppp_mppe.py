@@ -207,7 +207,7 @@ def test_stateful(bits: int) -> None:
     assert not receiver.wants_reset
 
 
-@pytest.mark.parametrize("lost", [1, 200, 300, 700])
+@pytest.mark.parametrize("lost", [1, 200, 300, 700, 5000, 14000])
 def test_stateful_loss_needs_a_reset(lost: int) -> None:
     sender, receiver = pair(stateful=True)
     for number in range(100):
@@ -323,3 +323,52 @@ def test_both_ways() -> None:
     assert here.modes == ways
     assert [str(mode) for mode in ways] == ["56bits,stateless", "128bits,stateful"]
     assert here.stateful
+
+
+@pytest.mark.parametrize("lost", [1, 2, 5])
+def test_stateful_with_linux_whose_resets_are_lost(lost: int) -> None:
+    """Each packet that answers a Reset-Request changes its key, also those that are lost."""
+    linux, receiver = Linux(), Receiver(STRENGTHS[128], MASTERS.send, stateful=True)
+    for number in range(10):
+        assert receiver.decrypt(linux.sent(number)) == packet(number)
+    for _ in range(lost):
+        linux.flush = True
+        linux.sent(1)
+        assert receiver.decrypt(linux.sent(2)) is None
+        assert receiver.wants_reset
+    linux.flush = True
+    for number in range(600):
+        assert receiver.decrypt(linux.sent(number)) == packet(number)
+    assert not receiver.wants_reset
+
+
+def test_linux_reads_what_a_reset_brings_after_one_that_was_lost() -> None:
+    sender, reader = Sender(STRENGTHS[128], MASTERS.send, stateful=True), LinuxReceiver()
+    for number in range(10):
+        assert reader.decrypt(sent(sender, number)) == packet(number)
+    for _ in range(3):
+        sender.reset()
+        sent(sender, 1)
+        assert reader.decrypt(sent(sender, 2)) is None
+    sender.reset()
+    for number in range(600):
+        assert reader.decrypt(sent(sender, number)) == packet(number)
+
+
+def test_the_key_changes_by_the_count_alone() -> None:
+    """RFC 3078 section 7.2 does not have the bit set for it."""
+    sender, receiver = pair(stateful=True)
+    for number in range(600):
+        data = sent(sender, number)
+        assert receiver.decrypt(bytes((data[0] & 0x7F,)) + data[1:]) == packet(number)
+    assert not receiver.wants_reset
+
+
+def test_what_is_near_needs_no_budget() -> None:
+    """Or one session, with packets that nobody can decrypt, would make all others deaf that lose some."""
+    sender, receiver = pair()
+    receiver.budget = RateLimit(1, 0)
+    for number in range(200):
+        data = sent(sender, number)
+        if number % 6 in (0, 4):
+            assert receiver.decrypt(data) == packet(number)

@@ -259,6 +259,7 @@ def test_stopped_by_the_peer(reason: int) -> None:
     assert raw.hears(Type.STOP_REPLY).numbers == {"result": 1, "error": 0}
     assert raw.ended
     assert [cause for cause, _ in ppp.sessions[0].ended] == [Cause.USER_REQUEST]
+    assert not connection.calls
     # It stays for the peer to close, but not for long, and says nothing more.
     assert connection.state is State.CLOSING
     raw.say(Type.OUTGOING_CALL_REQUEST, call_id=9)
@@ -272,7 +273,8 @@ def test_stopped_by_a_peer_that_does_not_close() -> None:
     net = Net()
     pac = net.pac()
     raw, _ = net.raw(pac)
-    raw.say(Type.STOP_REQUEST, reason=1)
+    raw.send(codec.encode(Type.STOP_REQUEST, reason=1) * 2)
+    net.run(0.1)
     raw.hears(Type.STOP_REPLY)
     net.run(STOP + 0.5)
     assert is_clean(pac)

@@ -258,6 +258,16 @@ def test_what_is_lost_opens_it() -> None:
     assert window.wrap(9, IP, 100.0 + LOST) is None
 
 
+def test_the_same_acknowledgment_again_shows_nothing() -> None:
+    window = Window(limit=2)
+    assert all(window.wrap(9, IP, 100.0) for _ in range(2))
+    window.acknowledged(0, 100.5)
+    window.acknowledged(0, 101.0)
+    assert window.wrap(9, IP, 101.4)
+    assert window.wrap(9, IP, 101.4) is None
+    assert window.wrap(9, IP, 101.5)
+
+
 def test_no_window() -> None:
     window = Window()
     assert all(window.wrap(9, IP, 1.0) for _ in range(1000))

@@ -279,16 +279,28 @@ def test_call_ids_are_in_range() -> None:
 # Data that overtakes the reply.
 
 
-def test_data_before_the_reply() -> None:
-    """It is not lost, which would cost three seconds, and what is sent in answer goes to the right call."""
+def test_data_before_the_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may begin at once, and its reply comes by TCP: nothing is lost, and the answer is of the right call."""
     world = PptpWorld(Plan(sessions=10, hold=1), quality=Quality(fastest=0.01, slowest=0.01))
     deliver = world.channel.deliver
-    # GRE is quicker than TCP.
-    world.channel.deliver = lambda what: deliver(lambda: deliver(what))  # type: ignore[method-assign]
+    # GRE is quicker.
+    monkeypatch.setattr(world.channel, "deliver", lambda what: deliver(lambda: deliver(what)))
+    asked = world.server.asked
+
+    def eager(connection: Connection, message: Message, now: float) -> None:
+        asked(connection, message, now)
+        # LCP with a code that there is not.
+        connection.calls[message.numbers["call_id"]].transmit(b"\xc0\x21\x63\x07\0\x04", now)
+
+    monkeypatch.setattr(world.server, "asked", eager)
     holding(world)
     assert not world.pns.drops
     assert max(world.report.setup_times) < 1
-    assert {gre.decode(packet).call_id for packet in world.up_packets} == set(world.server.calls)
+    headers = [(packet, gre.decode(packet)) for packet in world.up_packets]
+    assert {header.call_id for _, header in headers} == set(world.server.calls)
+    # Code-Reject.
+    answers = [header.call_id for packet, header in headers if gre.frame(packet, header)[:3] == b"\xc0\x21\x07"]
+    assert sorted(answers) == sorted(world.server.calls)
 
 
 # Ends.

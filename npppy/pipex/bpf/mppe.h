@@ -125,14 +125,17 @@ __attribute__((noinline)) int sha1_block(struct mppe_work *w)
 		b = *other;                                              \
 		at[n] = b;                                               \
 		*other = a;                                              \
-		if ((n) < 7 && (__u64)(other - at) < 8)                  \
+		offset = other - at;                                     \
+		/* As in left(). */                                      \
+		barrier_var(offset);                                     \
+		if ((n) < 7 && offset - ((n) + 1) < 7u - (n))            \
 			eight = *(volatile __u64 *)at >> 8 * ((n) + 1);  \
 	} while (0)
 
 /* The key brought into 64 octets of the state. */
 __attribute__((noinline)) int rc4_key(struct mppe_work *w, __u32 from)
 {
-	__u64 a, b, j, eight;
+	__u64 a, b, j, eight, offset;
 	__u8 *state, *at, *other, *key;
 
 	if (!w)
@@ -175,7 +178,7 @@ INLINE void rc4_start(struct mppe_work *w)
 /* A turn of RC4, over so many octets at the most from text[turn * MPPE_TURN] on, or not much more. */
 __attribute__((noinline)) int rc4_turn(struct mppe_work *w, __u32 turn, __u32 octets)
 {
-	__u64 a, b, j, eight, stream, first = (turn & 31) * MPPE_TURN;
+	__u64 a, b, j, eight, offset, stream, first = (turn & 31) * MPPE_TURN;
 	__u8 *state, *at, *other, *text;
 
 	if (!w)

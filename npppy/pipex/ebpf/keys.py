@@ -10,6 +10,8 @@ from .layout import DOWN, MPPE_KEYS, U32, UP
 from .libbpf import EXIST, LOCKED, Map
 
 _COUNTS: Final = 0x1000
+#: Keys that are left to programs that still run as they are taken back: few processors can be in there at once.
+SKIPPED: Final = 4
 _PLACES: Final = list(MPPE_KEYS.offsets)
 _NUMBER, _LATE, _END, _KEY, _LATE_KEY = map(_PLACES.index, ("count", "late", "end", "key", "late_key"))
 
@@ -40,6 +42,10 @@ class Keys:
         """Have them as the kernel left them; for when nothing leads to the session any more."""
         send, receive = self._mppe
         send.key, send.count = self._read(DOWN, send)[:2]
+        # One that the kernel has put off may yet take the next key, and no key is for two packets.  To the peer it is
+        # as if packets were lost.
+        for _ in range(SKIPPED):
+            send.skip()
         receive.place = self.read()
         send.inject = receive.shared = None
         self.remove()
