@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Network6 = tuple[bytes, int]
 
 
+#: The largest packet that the kernel encrypts, in octets.
+MPPE_MTU: Final = 2045
+
+
 class Counters(NamedTuple):
     """What went through a session; *in* is from the peer.  Octets are those of the IP packets."""
 

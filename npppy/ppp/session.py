@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..aaa.base import Accept, Answer, Failed, Pending, Proof, Reject, Request
 from ..config.model import AuthMethod, PipexChoice, Tunnel
-from ..pipex.base import NO_WISH, ConflictError, Counters, Flow, FlowSpec
+from ..pipex.base import MPPE_MTU, NO_WISH, ConflictError, Counters, Flow, FlowSpec
 from ..text import printable
 from ..wheel import Wheel
 from . import proto
@@ -375,6 +375,7 @@ class Session(Station):
         return self._sworn or required(self.tunnel)
 
     def data_may_pass(self, now: float) -> None:
+        self._sworn |= self.mppe is not None
         if self.mppe is not None and self.ipcp is not None:
             # pppd that demands MPPE has no IPCP before, and would hear of ours after a restart timer.
             self.ipcp.ask_again(now)
@@ -454,8 +455,11 @@ class Session(Station):
             return f"tunnel {tunnel.name} says pipex {tunnel.pipex.value}"
         if {"ip", "mppe"} & (tunnel.dump_in | tunnel.dump_out):
             return f"tunnel {tunnel.name} has the packets dumped"
-        if self.mppe is not None and self.mppe.stateful:
-            return "MPPE is stateful"
+        if self.mppe is not None:
+            if self.mppe.stateful:
+                return "MPPE is stateful"
+            if max(self.mru, self.peer_mru) > MPPE_MTU:
+                return f"the kernel encrypts no packets of more than {MPPE_MTU} octets"
         return "an operator wants it so" if self.engine.wishes.get(self.id, NO_WISH).user else ""
 
     def ipcp_up(self, now: float) -> None:
@@ -657,7 +661,6 @@ class Session(Station):
             self.ipcp = None
         self._close_flow()
         if self.privacy is not None:
-            self._sworn |= self.mppe is not None
             self.privacy.stop()
             self.privacy = self.mppe = None
 

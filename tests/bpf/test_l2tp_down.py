@@ -37,6 +37,7 @@ from .rig import (
     SLOT,
     Rig,
     from_stack,
+    pack,
 )
 from .tunnel import LAC, LAC6, checked, numbers, tunnel
 
@@ -415,6 +416,22 @@ class TestFast:
             assert fast.programs["pipex_nic"].run(from_core(big)).verdict == PASS
             frame = for_the_stack(fast.down(from_stack(big)))
             assert checked(frame, six=six, checksum=six, sequenced=False)[1] == data(big)
+        finally:
+            run("link set core0 mtu 1500")
+
+    def test_too_big_encrypted(self, fast: Rig) -> None:
+        """MPPE has four octets of its own."""
+        tunnel(fast, FAST | layout.MPPE)
+        key = pack(layout.MPPE_KEYS, generation=GENERATION, size=16)
+        fast.maps["mppe"].put(U32.pack(2 * SLOT + layout.DOWN), key)
+        overhead = 20 + 8 + 8 + 4 + 4
+        run("link set core0 mtu 1400")
+        try:
+            for size, verdict in ((1400 - overhead, REDIRECT), (1401 - overhead, PASS)):
+                packet = ip(REMOTE, ADDRESS, bytes(size - 20))
+                for frame in (from_stack(packet), injected(data(packet))):
+                    assert fast.down(frame).verdict == verdict
+                assert fast.programs["pipex_nic"].run(from_core(packet)).verdict == verdict
         finally:
             run("link set core0 mtu 1500")
 

@@ -307,9 +307,11 @@ class TestAsPython:
             packet = random_packet(rng, REMOTE, ADDRESS, REMOTE6, ADDRESS6)
             frame = from_stack(packet) if rng.random() < 0.5 else injected(clear(packet))
             assert session.down(frame) == session.sender.encrypt(clear(packet))
-        session.keys.take_back()
-        send = session.keys._mppe.send
-        assert (send.key, send.count) == (session.sender.key, session.sender.count)
+        value = rig.maps["mppe"].get(U32.pack(2 * SLOT + layout.DOWN))
+        assert value is not None
+        kept = layout.fields(layout.MPPE_KEYS, value)
+        size = session.sender.strength.size
+        assert (kept["key"][:size], kept["count"]) == (session.sender.key, session.sender.count)
 
 
 class TestUp:

@@ -41,14 +41,15 @@ struct mppe_work {
 	__u64 j;
 	__u64 start[2], key[2];	/* as in struct pipex_mppe */
 	__u32 size, salt;
-	__u32 words[16];	/* of SHA-1: a block, and the sum of those before */
-	__u32 sum[6];
-	/*
-	 * What is encrypted begins with text[1], as RC4's counter does; before it there is room for the packet's head.
-	 */
-	__u8 room[8 - (MPPE_HEAD - 1)], head[MPPE_HEAD - 1];
-	__u8 text[MPPE_MAX + 1 + MPPE_TURN] __attribute__((aligned(8)));
+	__u32 words[16];	/* of SHA-1: a block */
+	__u32 sum[5];		/* and of those before */
+	__u8 room[9];
+	/* What is encrypted begins with text[1], as RC4's counter does; before it the packet's head has its place. */
+	__u8 head[MPPE_HEAD - 1];
+	__u8 text[MPPE_MAX + 1 + MPPE_TURN];
 };
+
+_Static_assert(offsetof(struct mppe_work, text) % 8 == 0, "text is read by words");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -85,7 +86,7 @@ INLINE __u32 rotated(__u32 x, int bits)
 __attribute__((noinline)) int sha1_block(struct mppe_work *w)
 {
 	__u32 a, b, c, d, e;
-	/* Else clang would keep them on the stack, and the sum of it all is bounded. */
+	/* Else clang would have them on the stack too, where there is little room for all that leads here. */
 	volatile __u32 *words;
 
 	if (!w)
@@ -126,7 +127,7 @@ __attribute__((noinline)) int sha1_block(struct mppe_work *w)
 		at[n] = b;                                               \
 		*other = a;                                              \
 		offset = other - at;                                     \
-		/* As in left(). */                                      \
+		/* In 64 bits, as in left(). */                          \
 		barrier_var(offset);                                     \
 		if ((n) < 7 && offset - ((n) + 1) < 7u - (n))            \
 			eight = *(volatile __u64 *)at >> 8 * ((n) + 1);  \
@@ -220,7 +221,7 @@ INLINE void rc4(struct mppe_work *w, __u32 turns, __u32 octets)
 	}
 }
 
-/* The key after the key: GetNewKeyFromSHA (RFC 3079 section 3.4), then RC4 of that by itself (RFC 3078 section 7.3). */
+/* The key after the key: what GetNewKeyFromSHA makes of it, encrypted by RC4 with that as its key (section 7.3). */
 __attribute__((noinline)) int change_key(struct mppe_work *w)
 {
 	__u32 *start, *key;
