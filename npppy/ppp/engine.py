@@ -30,8 +30,8 @@ MAX_HALF_OPEN = 8192
 STRANGERS = (100, 1000)
 
 
-#: Changes of keys a second, and at once: each takes some 10 us.
-CATCHING_UP = (8192, 32768)
+#: Changes of keys a second, and at once: each takes some 15 us.  One packet may ask for 12,288 after a long silence.
+CATCHING_UP = (4096, 16384)
 
 
 class Routes(Protocol):

@@ -27,6 +27,8 @@ _COUNTS = 0x1000
 _BEHIND = _COUNTS // 2
 #: In stateful mode the key changes with packets whose count has this as its low octet (section 7.2).
 _FLAG = 0xFF
+#: Seconds without a packet that could be decrypted, after which one that seems to be behind is tried as one ahead.
+_QUIET = 1.0
 #: How often the count may have gone round while nothing came.
 _ROUNDS = 3
 #: How many packets may have been lost that came after a Reset-Request.
@@ -187,6 +189,7 @@ class Receiver:
     """Decrypts what comes from the peer.  Nothing moves before the plaintext has turned out to be some."""
 
     __slots__ = (
+        "_decrypted",
         "_discard",
         "_stream",
         "budget",
@@ -212,6 +215,8 @@ class Receiver:
         self.place = Place(first, 0)
         #: Set while the kernel decrypts, and :attr:`place` does not hold.
         self.shared: Shared | None = None
+        # When a packet last was.
+        self._decrypted = 0.0
         # Of stateful mode.
         self._stream = _Stream(first) if stateful else None
         self.count = 0
@@ -249,16 +254,19 @@ class Receiver:
         shared = self.shared
         place = self.place if shared is None else shared.read()
         ahead = (count - place.number) % _COUNTS
-        if ahead >= _BEHIND:
-            offset = (count - place.late) % _COUNTS
-            if offset >= (place.end - place.late) % _COUNTS or not self._afford(offset, now):
+        offset = (count - place.late) % _COUNTS
+        if ahead >= _BEHIND and offset < (place.end - place.late) % _COUNTS:
+            if not self._afford(offset, now):
                 return None
             key = self._advance(place.late_key, offset + 1)
             plain = _plain(ARC4.new(key).encrypt(data))
             place = place._replace(late_key=key, late=(count + 1) % _COUNTS)
+        elif ahead >= _BEHIND and shared is None and now < self._decrypted + _QUIET:
+            return None
         else:
+            # One that seems to come from behind is from ahead if nothing else comes; the kernel knows that as well.
             plain, key, steps = None, place.key, ahead + 1
-            for _ in range(_ROUNDS + 1):
+            for _ in range(1 if ahead >= _BEHIND else 1 + _ROUNDS):
                 if not self._afford(steps - 1, now):
                     return None
                 key = self._advance(key, steps)
@@ -267,7 +275,7 @@ class Receiver:
                     break
                 steps = _COUNTS
             after = (count + 1) % _COUNTS
-            if steps == _COUNTS:
+            if steps > _BEHIND:
                 place = Place(key, after)
             elif ahead:
                 place = Place(key, after, place.key, place.number, count)
@@ -275,6 +283,7 @@ class Receiver:
                 place = place._replace(key=key, number=after)
         if plain is None:
             return None
+        self._decrypted = now
         if shared is None:
             self.place = place
         else:

@@ -111,6 +111,8 @@ class Leg(Timed, ABC):
         if window.inject is not None:
             # The kernel has looked at the numbers, and passes on what is not for it.
             if ppp:
+                if window.passed_on(header.sequence):
+                    self.acknowledge(now)
                 self.receive(ppp, now)
             return
         if header.acknowledgment >= 0:

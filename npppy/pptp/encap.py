@@ -12,7 +12,7 @@ class Sequence:
     All have 32 bits.
     """
 
-    __slots__ = ("acked", "expected", "inject", "look", "out", "peer_acked")
+    __slots__ = ("acked", "expected", "inject", "look", "note", "out", "peer_acked")
 
     def __init__(self) -> None:
         #: Of the next packet to the peer, and one more than the highest that has come from it.
@@ -25,8 +25,10 @@ class Sequence:
         #: given to it instead of being sent; it may be lost, as everything may, but is never sent out of order.  An
         #: empty one is an acknowledgment alone.
         self.inject: Callable[[bytes], None] | None = None
-        #: Set together with it: what *expected* and *acked* are now.
+        #: Set together with it: what *expected* and *acked* are now; and gives *expected* another value, after packets
+        #: that the kernel has not seen.
         self.look: Callable[[], tuple[int, int]] | None = None
+        self.note: Callable[[int], None] | None = None
 
 
 class PptpEncap(NamedTuple):

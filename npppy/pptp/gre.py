@@ -170,6 +170,20 @@ class Window(Sequence):
         self.expected = (number + 1) & _MASK
         return None
 
+    def passed_on(self, number: int) -> bool:
+        """The kernel counts, and has passed a packet on.  Is what has come to be acknowledged now?
+
+        It acknowledges in time what it carries, and not what it passes on; nor does it see what comes in fragments, or
+        by an interface without a program.
+        """
+        assert self.look is not None
+        assert self.note is not None
+        expected, acked = self.look()
+        if (number - expected) & _MASK < _HALF:
+            expected = (number + 1) & _MASK
+            self.note(expected)
+        return (expected - acked) & _MASK >= ACK_PACKETS
+
     @property
     def owes(self) -> bool:
         """Is there something to acknowledge?"""

@@ -168,9 +168,10 @@ class Session:
         """The PPP packet that is sent, of a frame of npx0's."""
         return self.carrier.unwrap(self.rig.down(frame))
 
-    def failed(self, ago: float) -> None:
-        """Packets have gone to npppyd, so many seconds ago."""
-        call.stamp(self.rig, fail_ns=time.monotonic_ns() - int(ago * 1e9))
+    def failed(self, ago: float, quiet: float = 0) -> None:
+        """Packets have gone to npppyd, so many seconds ago, and the last that could be decrypted has come before."""
+        now = time.monotonic_ns()
+        call.stamp(self.rig, fail_ns=now - int(ago * 1e9), decrypted_ns=now - int(quiet * 1e9))
 
     def skip(self, packets: int) -> list[bytes]:
         """What the peer has sent, and has not come."""
@@ -463,10 +464,17 @@ class TestOrder:
         session.arrives(session.peer.encrypt(clear(LONG)), LONG)
 
     def test_half_round(self, session: Session) -> None:
-        """Beyond, it is late."""
+        """Beyond, it is late; but if nothing else comes npppyd may see whether it is from ahead."""
         session.skip(2047)
+        session.failed(ago=1)
         session.passes(session.peer.encrypt(clear(LONG)))
         session.failed(ago=1)
+        session.drops(session.peer.encrypt(clear(LONG)))
+        session.failed(ago=1, quiet=0.9)
+        session.drops(session.peer.encrypt(clear(LONG)))
+        session.failed(ago=1, quiet=1.1)
+        session.passes(session.peer.encrypt(clear(LONG)))
+        session.failed(ago=0, quiet=1.1)
         session.drops(session.peer.encrypt(clear(LONG)))
 
 

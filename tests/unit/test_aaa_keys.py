@@ -19,8 +19,8 @@ from npppy.ppp.mppe import Keys
 from npppy.ppp.mppe import Mppe as Packets
 from npppy.wheel import Wheel
 
+from .mppe_rig import BEST, REQUIRED, Duo
 from .test_ppp_mppe import packet
-from .test_session_mppe import BEST, REQUIRED, Duo
 
 # RFC 2759 section 9.2 and RFC 3079 section 3.5.3: the same login.
 CHALLENGE = bytes.fromhex("5B5D7C7D7B3F2F3E3C2C602132262628")

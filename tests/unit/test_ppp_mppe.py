@@ -142,6 +142,22 @@ def test_gaps(gap: int) -> None:
     assert receiver.decrypt(sent(sender, 2)) == packet(2)
 
 
+@pytest.mark.parametrize("gap", [2047, 2048, 3000, 4095])
+def test_a_gap_that_looks_like_none(gap: int) -> None:
+    """What seems to be behind is from ahead where nothing else comes; what is behind is not taken even then."""
+    sender, receiver = pair(40)
+    old = [sent(sender, number) for number in range(5)]
+    for data in old:
+        assert receiver.decrypt(data, 10.0) is not None
+    for number in range(gap):
+        sent(sender, number)
+    assert receiver.decrypt(sent(sender, 1), 10.9) == (packet(1) if gap < 2048 else None)
+    for data in old:
+        assert receiver.decrypt(data, 11.1) is None
+    assert receiver.decrypt(sent(sender, 2), 11.1) == packet(2)
+    assert receiver.decrypt(sent(sender, 3), 11.1) == packet(3)
+
+
 def test_forgery_moves_nothing() -> None:
     sender, receiver = pair()
     receiver.decrypt(sent(sender, 0))

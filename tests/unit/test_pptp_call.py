@@ -702,56 +702,6 @@ def test_what_a_frame_may_bring_about(how: str) -> None:
     assert not pac._sweeper._owing
 
 
-class Kernel:
-    """Carries a call: counts what comes, and sends what it is given."""
-
-    def __init__(self, leg: Leg) -> None:
-        self.injected: list[bytes] = []
-        self.expected = self.acked = 0
-        window = leg.window
-        window.inject, window.look = self.inject, lambda: (self.expected, self.acked)
-
-    def inject(self, frame: bytes) -> None:
-        self.injected.append(frame)
-        self.acked = self.expected
-
-
-def test_what_the_kernel_carries() -> None:
-    net = Net()
-    ppp = FakePpp()
-    pac = net.pac(ppp)
-    _, _, one = net.called(pac, 7)
-    kernel = Kernel(one)
-    made(one).send(LCP_REQUEST)
-    # What the kernel passes on has been counted.
-    for number in (5, 5, 3):
-        net.deliver(PNS, PAC, gre.encode(one.id, number, 99, LCP_REQUEST))
-    net.deliver(PNS, PAC, gre.acknowledgment(one.id, 99))
-    assert len(ppp.sessions[0].frames) == 3
-    assert kernel.injected == [LCP_REQUEST]
-    assert not net.sent
-    assert (one.window.expected, one.window.peer_acked) == (0, 0)
-    net.run(5)
-    assert kernel.injected == [LCP_REQUEST]
-
-
-def test_acknowledgments_for_the_kernel() -> None:
-    """Only what nothing has acknowledged for a while, and only the end of a burst."""
-    net = Net()
-    pac = net.pac()
-    _, _, one = net.called(pac, 7)
-    kernel = Kernel(one)
-    # In a stream of packets the kernel sees to it.
-    for _ in range(40):
-        kernel.expected += 1
-        net.run(0.25)
-    assert not kernel.injected
-    net.run(2.5)
-    assert kernel.injected == [b""]
-    net.run(60)
-    assert kernel.injected == [b""]
-
-
 def test_nothing_at_rest() -> None:
     """A call at rest owes nothing; without calls there is no timer but the connection's."""
     net = Net()

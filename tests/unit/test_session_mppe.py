@@ -6,122 +6,21 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
-from typing import Any
 
 import pytest
 
 from npppy.aaa.base import Accept, Answer, Request
 from npppy.config.model import AuthMethod
 from npppy.config.model import Mppe as Choice
-from npppy.pipex.base import FlowSpec
-from npppy.pipex.null import NullBackend, NullFlow
-from npppy.ppp import mschap, options, privacy, proto
+from npppy.ppp import options, privacy, proto
 from npppy.ppp.cause import Cause
 from npppy.ppp.fsm import State
-from npppy.ppp.mppe import Mode, Mppe, keys_from_mschap
+from npppy.ppp.mppe import Mode, Mppe
 from npppy.ppp.station import Phase
 
-from .ppp_pair import Pair, Quality
-from .ppp_rig import USERS, Rig
+from .mppe_rig import BEST, CHAP, MPPE, MSCHAPV2, NO, PAP, REQUIRED, STATEFUL, YES, Duo, Hand
+from .ppp_pair import Quality
 from .test_ppp_mppe import packet, packet6
-
-PAP, CHAP, MSCHAPV2 = AuthMethod.PAP, AuthMethod.CHAP, AuthMethod.MSCHAPV2
-NO, YES, REQUIRED = Choice.NO, Choice.YES, Choice.REQUIRED
-CLEAR = (b"\x00\x21", b"\x00\x57")
-BEST = Mode(128, stateful=False)
-MPPE = b"\x12\x06\x01\0\0\x40"
-
-
-class Kept(NullFlow):
-    """Keeps what comes."""
-
-    __slots__ = ("packets",)
-    packets: list[bytes]
-
-    def input(self, packet: bytes, now: float) -> None:
-        self.packets.append(packet)
-        super().input(packet, now)
-
-    input6 = input
-
-
-class Recorder(NullBackend):
-    def __init__(self) -> None:
-        super().__init__()
-        self.specs: list[FlowSpec] = []
-        #: What has come from peers.
-        self.packets: list[bytes] = []
-
-    def add(self, spec: FlowSpec, now: float) -> Kept:
-        flow = Kept(spec, self._table, now)
-        flow.packets = self.packets
-        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
-        self.specs.append(spec)
-        return flow
-
-
-def recorded(rig: Rig) -> Recorder:
-    recorder = rig.backend = rig.site.backend = Recorder()  # type: ignore[assignment]
-    return recorder
-
-
-def is_clear(frame: bytes) -> bool:
-    return frame[:2] in CLEAR or frame[:1] in (b"\x21", b"\x57")
-
-
-class Duo(Pair):
-    """A session and a subscriber that log in by MS-CHAPv2, and all that crosses the wire between them."""
-
-    def __init__(self, ours: Choice = YES, theirs: Choice = YES, **more: Any) -> None:
-        methods = more.pop("demand", (MSCHAPV2,))
-        super().__init__(
-            demand=methods,
-            rig={"mppe": ours} | more.pop("near", {}),
-            theirs={"mppe": theirs} | more.pop("far", {}),
-            **more,
-        )
-        self.recorder = recorded(self.rig)
-        self.numbers = count(1)
-
-    def malformed(self, reason: str) -> None:
-        """Of what the subscriber gets, these are the link's doing."""
-        assert reason in ("undecryptable", "encrypted-too-early", "clear-text"), reason
-
-    def drop(self, wanted: Callable[[bytes], bool], *ends: Any) -> None:
-        """Lose the frames to an end for which *wanted* holds."""
-        for end in ends:
-            receive = end.receive
-
-            def filtered(frame: bytes, receive: Callable[[bytes], None] = receive) -> None:
-                if not wanted(frame):
-                    receive(frame)
-
-            end.receive = filtered
-
-    def clear(self, way: Any) -> list[bytes]:
-        return [frame for frame in way.sent if is_clear(frame)]
-
-    def down(self) -> bytes:
-        """A packet to the subscriber, as the data path would send it."""
-        frame = packet(next(self.numbers))
-        self.recorder.specs[-1].send(frame)
-        return frame[2:]
-
-    def up_again(self) -> bytes:
-        frame = packet(next(self.numbers))
-        self.subscriber.send_ip(frame[2:])
-        return frame[2:]
-
-    def check_data(self) -> None:
-        flow = self.subscriber.flow
-        sent, got = self.up_again(), self.down()
-        assert self.run(5, until=lambda: self.channel.idle)
-        assert self.recorder.packets[-1] == sent
-        assert flow.packets[-1] == got  # type: ignore[union-attr]
-
-    def idle(self) -> bool:
-        return self.both_up
 
 
 def ccp(frame: bytes) -> bool:
@@ -309,79 +208,6 @@ def test_no_mode_in_common() -> None:
 
 
 # A peer written by hand.
-
-
-class Hand:
-    """A line, and the peer's keys."""
-
-    def __init__(self, ours: Choice = YES, methods: tuple[AuthMethod, ...] = (MSCHAPV2,), **tunnel: Any) -> None:
-        self.rig = Rig(mppe=ours, authentication_methods=methods, **tunnel)
-        self.recorder = recorded(self.rig)
-        self.line = self.rig.line()
-        self.session = self.line.session
-        self.mppe: Mppe | None = None
-
-    def log_in(self) -> None:
-        line = self.line
-        line.open_lcp()
-        identifier, data = line.find(proto.CHAP, 1)
-        response = mschap.nt_response(data[1:17], bytes(16), b"alice", USERS["alice"])
-        self.keys = keys_from_mschap(mschap.nt_password_hash(USERS["alice"]), response, server=False)
-        line.give(proto.CHAP, 2, identifier, b"\x31" + bytes(24) + response + b"\0alice")
-        assert line.take(proto.CHAP)[-1][0] == 3
-
-    def ccp(self, send: Mode = BEST, receive: Mode = BEST) -> None:
-        """Open it; the modes are the peer's."""
-        line = self.line
-        asked = options.encode([(18, _bits(receive))])
-        for identifier in (1, 2, 3):
-            line.give(proto.CCP, 1, identifier, asked)
-        packets = line.take(proto.CCP)
-        assert packets[-1][0] == proto.CONFIGURE_ACK
-        request = [found for found in packets if found[0] == proto.CONFIGURE_REQUEST][-1]
-        wanted = options.encode([(18, _bits(send))])
-        if request[4:] != wanted:
-            line.give(proto.CCP, 3, request[1], wanted)
-            request = next(found for found in line.take(proto.CCP) if found[0] == proto.CONFIGURE_REQUEST)
-        line.give(proto.CCP, 2, request[1], request[4:])
-        self.mppe = Mppe.begin(self.keys, send, receive)
-
-    def up(self, send: Mode = BEST, receive: Mode = BEST) -> Hand:
-        self.log_in()
-        self.line.open_ipcp()
-        self.ccp(send, receive)
-        assert self.session.phase is Phase.UP
-        self.line.take()
-        return self
-
-    def give(self, frame: bytes) -> None:
-        """A packet, encrypted."""
-        assert self.mppe is not None
-        self.line.give_raw(self.mppe.send.encrypt(frame))
-
-    def take(self) -> list[bytes]:
-        """The packets that were sent encrypted, decrypted."""
-        assert self.mppe is not None
-        found = []
-        for payload in self.line.take(proto.COMPRESSED):
-            plain = self.mppe.receive.decrypt(payload)
-            assert plain is not None
-            found.append(plain)
-        return found
-
-    def nothing_clear(self) -> None:
-        """Nothing passes now, whichever way."""
-        before = len(self.recorder.packets)
-        for frame in (packet(9), packet(9)[1:], packet6(9), packet6(9)[1:]):
-            self.line.give_raw(frame)
-        assert len(self.recorder.packets) == before
-        for spec in self.recorder.specs:
-            spec.send(packet(8))
-        assert not any(protocol in (proto.IP, proto.IPV6) for protocol, _ in self.line.sent)
-
-
-def _bits(mode: Mode) -> bytes:
-    return bytes((not mode.stateful, 0, 0, {128: 0x40, 56: 0x80, 40: 0x20}[mode.bits]))
 
 
 def test_both_protocols_pass() -> None:
@@ -604,9 +430,6 @@ def test_automata_are_dropped_at_rest_and_made_again() -> None:
 
 # Out of step.
 
-STATEFUL = Mode(128, stateful=True)
-
-
 def test_a_peer_that_is_out_of_step_for_long() -> None:
     hand = Hand().up()
     hand.give(packet(1))
@@ -769,165 +592,3 @@ def test_a_session_with_a_dump_of_packets_shows_them_decrypted(caplog: pytest.Lo
     assert "0044 5566" in shown[1]
     assert hand.take() == [packet(0x445566)]
     assert hand.session.why_python() == "tunnel PPPOE has the packets dumped"
-
-
-# Whatever happens.
-
-
-class Chaos(Duo):
-    """Any order of events; the wire and both ends are watched."""
-
-    def __init__(self, seed: int) -> None:
-        self.dice = dice = random.Random(seed)
-        some = dice.choice
-        limits = {"mppe_key_states": some((("stateless",), ("stateful",), ("stateless", "stateful")))}
-        super().__init__(
-            some((YES, REQUIRED)),
-            some((YES, YES, REQUIRED, NO)),
-            seed=seed,
-            demand=(MSCHAPV2, CHAP, PAP),
-            offer=some(((MSCHAPV2,), (MSCHAPV2, CHAP, PAP))),
-            far=limits,
-        )
-        #: It has been encrypted once.
-        self.sworn = self.near.link.tunnel.mppe is REQUIRED
-        self.forged = 0
-        send, near = self.near.send, self.near
-
-        def watched(frame: bytes) -> None:
-            self.look()
-            assert not (self.sworn and is_clear(frame)), "it has left in the clear"
-            send(frame)
-
-        near.send = watched  # type: ignore[method-assign]
-
-    def malformed(self, reason: str) -> None:
-        # What is said to a forged request, the subscriber takes for the answer to its own.
-        if reason != "ccp-ack":
-            super().malformed(reason)
-
-    def look(self) -> None:
-        self.sworn |= self.session.mppe is not None
-        flow = self.session.flow
-        if flow is not None and self.sworn:
-            assert self.session.mppe is not None
-            assert self.recorder.specs[-1].mppe is self.session.mppe
-
-    def forge(self) -> None:
-        """A packet in the clear, which says so."""
-        before = len(self.recorder.packets)
-        frame = self.dice.choice((packet(0xEEEEEE), packet(0xEEEEEE)[1:], packet6(0xEEEEEE), packet6(0xEEEEEE)[1:]))
-        if self.near.open:
-            self.session.receive(frame, self.rig.now)
-        assert not self.sworn or len(self.recorder.packets) == before, "it has come in in the clear"
-
-    def step(self) -> None:
-        dice, now = self.dice, self.rig.now
-        what = dice.random()
-        session, subscriber = self.session, self.subscriber
-        if what < 0.25:
-            self.forge()
-        elif what < 0.5:
-            for spec in self.recorder.specs[-2:]:
-                # What encrypts may also be told by one that has not heard yet that it is over.
-                current = spec is self.recorder.specs[-1] and session.flow is not None
-                if self.near.open and (current or spec.mppe is not None):
-                    spec.send(packet(1))
-            if subscriber.phase is Phase.UP:
-                subscriber.send_ip(packet(2)[2:])
-        elif what < 0.55 and subscriber.privacy is not None and subscriber.privacy.ccp is None:
-            ccp = subscriber.privacy.ccp = subscriber.privacy._make_ccp(State.OPENED)
-            ccp.down(now)
-            ccp.up(now)
-        elif what < 0.58 and session.privacy is not None and session.privacy.ccp is None and session.mppe is not None:
-            ccp = session.privacy.ccp = session.privacy._make_ccp(State.OPENED)
-            ccp.down(now)
-            ccp.up(now)
-        elif what < 0.61 and subscriber.phase is Phase.UP:
-            lcp = subscriber.lcp = subscriber.lcp or subscriber.resume_lcp()
-            lcp.down(now)
-            lcp.up(now)
-        elif what < 0.64 and subscriber.phase is Phase.UP:
-            ipcp = subscriber.ipcp = subscriber.ipcp or subscriber.resume_ipcp()
-            ipcp.down(now)
-            ipcp.up(now)
-        elif what < 0.67 and self.near.open:
-            frame = dice.choice((
-                b"\x80\xfd\1\x09\0\x0a" + MPPE,
-                b"\x80\xfd\1\x09\0\4",
-                b"\x80\xfd\5\x09\0\4",
-                b"\x80\xfd\x0e\x09\0\4",
-                b"\x80\xfd\7\x09\0\x08\1\1\0\4",
-                b"\xc0\x21\x08\x09\0\x06\x80\xfd",
-                b"\x00\xfd\x90\0" + dice.randbytes(40),
-            ))
-            session.receive(frame, now)
-        elif what < 0.69:
-            self.channel.quality = dice.choice((Quality(), Quality(loss=0.3, double=0.2, slowest=0.5)))
-        else:
-            self.run(dice.choice((0, 0.001, 0.002, 0.01, 0.5, 3.0)))
-        self.look()
-
-
-@pytest.mark.parametrize("block", range(10))
-def test_what_was_encrypted_once_never_goes_in_the_clear(block: int) -> None:
-    sworn = 0
-    for seed in range(block * 20, block * 20 + 20):
-        chaos = Chaos(seed)
-        for _ in range(120):
-            chaos.step()
-        sworn += chaos.sworn
-        chaos.channel.quality = Quality()
-        assert chaos.run(150, until=lambda chaos=chaos: chaos.decided), f"seed {seed}"  # type: ignore[misc]
-        if chaos.both_up:
-            assert (chaos.session.mppe is None) is (chaos.subscriber.mppe is None)
-            chaos.check_data()
-        chaos.session.end(Cause.ADMIN_RESET, "test", chaos.rig.now)
-        chaos.run(200)
-        chaos.nothing_left()
-    assert sworn > 10
-
-
-@pytest.mark.parametrize("theirs", [YES, REQUIRED])
-def test_loss_of_any_one_frame_is_made_good(theirs: Choice) -> None:
-    whole = Duo(REQUIRED, theirs)
-    assert whole.run(2, until=lambda: whole.both_up)
-    frames = len(whole.near.sent) + len(whole.far.sent)
-    for lost in range(1, frames + 1):
-        duo = Duo(REQUIRED, theirs, lose=lost)
-        assert duo.run(12, until=lambda duo=duo: duo.both_up), f"frame {lost}"  # type: ignore[misc]
-        duo.check_data()
-        assert not duo.clear(duo.near) + duo.clear(duo.far)
-
-
-@pytest.mark.parametrize("again", ["session", "subscriber"])
-def test_loss_of_any_one_frame_of_a_renegotiation_of_ccp_is_made_good(again: str) -> None:
-    for lost in range(12):
-        duo = Duo(YES, YES)
-        assert duo.run(2, until=lambda duo=duo: duo.both_up)  # type: ignore[misc]
-        duo.check_data()
-        sworn = getattr(duo, again).privacy
-        ccp = sworn.ccp = sworn._make_ccp(State.OPENED)
-        duo.channel.lose = duo.channel.carried + lost
-        ccp.down(duo.rig.now)
-        ccp.up(duo.rig.now)
-        assert duo.run(12, until=lambda duo=duo: duo.both_up), f"frame {lost}"  # type: ignore[misc]
-        duo.channel.lose = 0
-        duo.check_data()
-        assert not duo.clear(duo.near) + duo.clear(duo.far)
-
-
-@pytest.mark.parametrize("block", range(4))
-def test_bad_links_end_encrypted_or_not_at_all(block: int) -> None:
-    came_up = 0
-    for seed in range(block * 15, block * 15 + 15):
-        quality = Quality(loss=0.2, double=0.2, slowest=random.Random(seed).choice((0.01, 0.5, 2.0)))
-        duo = Duo(REQUIRED, YES, seed=seed, quality=quality)
-        duo.run(60)
-        duo.channel.quality = Quality()
-        assert duo.run(150, until=lambda duo=duo: duo.decided), f"seed {seed}"  # type: ignore[misc]
-        if duo.both_up:
-            came_up += 1
-            duo.check_data()
-        assert not duo.clear(duo.near) + duo.clear(duo.far)
-    assert came_up > 5

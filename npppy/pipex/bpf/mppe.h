@@ -25,7 +25,9 @@
 /* To more changes of the key than that only npppyd goes; and to more than a few none too soon after a failure. */
 #define MPPE_STEPS 256
 #define MPPE_FEW 8
-#define MPPE_PAUSE_NS 10000000
+#define MPPE_PAUSE_NS 10000000ll
+/* So long without one that could be decrypted, and one that seems to be old is tried as one from ahead. */
+#define MPPE_QUIET_NS 1000000000ll
 
 /* How often a key for the peer is worked out while other processors are faster. */
 #define MPPE_TRIES 8
@@ -326,6 +328,7 @@ enum mppe_verdict {
 	MPPE_DECRYPTED,
 	MPPE_CONTROL,	/* for npppyd */
 	MPPE_LATE,	/* it has been, or was given up */
+	MPPE_OLD,	/* so it seems; but it may be from far ahead */
 	MPPE_FAILED,	/* npppyd may know what it is */
 };
 
@@ -422,7 +425,7 @@ __attribute__((noinline)) int mppe_decrypt(struct xdp_md *ctx, struct mppe_packe
 		needed = (head - m->late) & MPPE_COUNT;
 		if (needed >= ((m->end - m->late) & MPPE_COUNT)) {
 			bpf_spin_unlock(&m->lock);
-			return MPPE_LATE;
+			return MPPE_OLD;
 		}
 		copy_key(w->key, m->late_key);
 	}

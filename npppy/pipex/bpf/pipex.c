@@ -309,6 +309,7 @@ INLINE bool decrypt(struct xdp_md *ctx, const struct flow *f, struct arrival *a)
 		return true;
 	switch (mppe_decrypt(ctx, &p, failed ? MPPE_FEW : MPPE_STEPS)) {
 	case MPPE_DECRYPTED:
+		f->stats->decrypted_ns = a->now;
 		a->at = p.at;
 		a->size = p.size;
 		a->protocol = p.protocol;
@@ -316,6 +317,10 @@ INLINE bool decrypt(struct xdp_md *ctx, const struct flow *f, struct arrival *a)
 	case MPPE_CONTROL:
 		a->verdict = to_control(a->bytes);
 		return false;
+	case MPPE_OLD:
+		if ((__s64)(a->now - f->stats->decrypted_ns) > MPPE_QUIET_NS)
+			break;
+		/* fallthrough */
 	case MPPE_LATE:
 		a->verdict = drop_in(f, PIPEX_C_DROP_LATE, a->bytes);
 		return false;

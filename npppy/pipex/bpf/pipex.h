@@ -147,7 +147,7 @@ struct pipex_stats {
 	__u64 ack_ns;		/* PPTP: of the last packet that acknowledged something new to the peer */
 	__u64 window_ns;	/* PPTP: of the last that the peer acknowledged, as far as its window counts */
 	__u64 fail_ns;		/* MPPE: of the last packet that went to npppyd to be decrypted */
-	__u64 spare5;
+	__u64 decrypted_ns;	/* and of the last that was decrypted here */
 };
 
 /*

@@ -122,11 +122,16 @@ def numbers(sequence: Sequence) -> tuple[int, ...]:
     return sequence.out, sequence.expected, sequence.acked, sequence.peer_acked
 
 
-def lend(sequence: Sequence, inject: Callable[[bytes], None], look: Callable[[], tuple[int, int]]) -> None:
-    """The numbers are the kernel's from now on, *inject* has it send a frame, and *look* shows what PPTP asks for."""
+def lend(
+    sequence: Sequence,
+    inject: Callable[[bytes], None],
+    look: Callable[[], tuple[int, int]],
+    note: Callable[[int], None],
+) -> None:
+    """The numbers are the kernel's from now on; *inject* has it send a frame, and the others are what PPTP asks for."""
     sequence.inject = inject
     if isinstance(sequence, PptpSequence):
-        sequence.look = look
+        sequence.look, sequence.note = look, note
 
 
 def take_back(sequence: Sequence, numbers: tuple[int, ...]) -> None:
@@ -135,5 +140,5 @@ def take_back(sequence: Sequence, numbers: tuple[int, ...]) -> None:
         sequence.ns, sequence.expected = (number & 0xFFFF for number in numbers[:2])
     else:
         sequence.out, sequence.expected, sequence.acked, sequence.peer_acked = numbers
-        sequence.look = None
+        sequence.look = sequence.note = None
     sequence.inject = None

@@ -235,9 +235,12 @@ class EbpfFlow(UserFlow):
         except BpfError:
             for item, key in done:
                 item.delete(key)
-            if keys is not None:
-                keys.remove()
             maps.free(slot)
+            if done:
+                # Packets may have found it.
+                self._take_back(slot, wire.sequence, keys)
+            elif keys is not None:
+                keys.remove()
             raise
         self.slot = slot
         self._police_up = self._police_down = None
@@ -245,7 +248,7 @@ class EbpfFlow(UserFlow):
         self._keys = keys
         inject = partial(npx.encapsulate, slot, generation)
         if sequence is not None:
-            carriers.lend(sequence, inject, partial(maps.acknowledged, slot))
+            carriers.lend(sequence, inject, partial(maps.acknowledged, slot), partial(maps.expect, slot))
         if keys is not None:
             keys.lend(inject)
 
@@ -269,12 +272,15 @@ class EbpfFlow(UserFlow):
         stats = maps.stats(slot)
         self._gone = _COUNTED(stats)
         self._active = max(self._active, stats[_ACTIVE] * 1e-9)
-        if sequence := self._sequence:
-            carriers.take_back(sequence, maps.sequence(slot))
-            self._sequence = None
-        if keys := self._keys:
+        self._take_back(slot, self._sequence, self._keys)
+        self._sequence = self._keys = None
+
+    def _take_back(self, slot: int, sequence: Sequence | None, keys: Keys | None) -> None:
+        """Have numbers and keys as the kernel has left them in a slot that nothing leads to any more."""
+        if sequence is not None:
+            carriers.take_back(sequence, self._maps.sequence(slot))
+        if keys is not None:
             keys.take_back()
-            self._keys = None
 
     def _limit(self, slot: int, up: Police | None, down: Police | None) -> int:
         """Fill the buckets; returns the blocks that look at them."""

@@ -117,7 +117,7 @@ SESSION: Final = Record(
 )
 STATS: Final = Record(
     "in_bytes:Q in_packets:Q out_bytes:Q out_packets:Q active_ns:Q heard_ns:Q stack_ns:Q echo_ns:Q in_errors:Q "
-    "out_errors:Q looped:Q outer_ns:Q ack_ns:Q window_ns:Q fail_ns:Q spare5:Q"
+    "out_errors:Q looped:Q outer_ns:Q ack_ns:Q window_ns:Q fail_ns:Q decrypted_ns:Q"
 )
 SEQ: Final = Record("out:I in:I acked:I peer_acked:I")
 MPPE_KEYS: Final = Record(

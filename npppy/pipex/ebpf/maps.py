@@ -208,6 +208,10 @@ class PipexMaps:
         expected, acked = _ACKNOWLEDGED.unpack_from(self._seqs, slot * SEQ.size + SEQ.offsets["in"])
         return expected, acked
 
+    def expect(self, slot: int, number: int) -> None:
+        """Of PPTP, this number comes next from the peer."""
+        U32.pack_into(self._seqs, slot * SEQ.size + SEQ.offsets["in"], number)
+
     @property
     def used(self) -> int:
         """Slots that sessions have."""
