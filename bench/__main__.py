@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from npppy.pipex.ebpf.libbpf import BpfError
 
-from . import blocks, packets, sessions, tcp
-from .carriers import CARRIERS, L2TP, PPPOE, Carrier
+from . import blocks, mppe, packets, sessions, tcp
+from .carriers import CARRIERS, L2TP, MPPE, PPPOE, PPTP, Carrier
 from .figures import ROOT, BenchError, Figure, append, commit, machine, table
 from .lab import OURS, THEIRS
 
@@ -37,7 +37,7 @@ class Sizes:
     memory: int
     listed: tuple[int, ...]
     packets: packets.Effort
-    #: All rows of L2TP.
+    #: All rows of L2TP and PPTP.
     whole: bool
 
 
@@ -48,7 +48,7 @@ FULL = Sizes(
     idle_time=60.0,
     memory=10_000,
     listed=(10_000, 50_000),
-    packets=packets.Effort(many=10_000, pairs=7, kernel_time=0.25, user_time=0.5),
+    packets=packets.Effort(many=10_000, pairs=7, kernel_time=0.25, user_time=0.5, encrypted=1_000_000),
     whole=True,
 )
 QUICK = Sizes(
@@ -58,7 +58,7 @@ QUICK = Sizes(
     idle_time=10.0,
     memory=2000,
     listed=(2000,),
-    packets=packets.Effort(many=2000, pairs=3, kernel_time=0.1, user_time=0.2),
+    packets=packets.Effort(many=2000, pairs=3, kernel_time=0.1, user_time=0.2, encrypted=100_000),
     whole=False,
 )
 
@@ -71,19 +71,27 @@ def figures(part: str, carriers: Sequence[Carrier], sizes: Sizes) -> Iterator[Fi
                 yield from sessions.setup(carrier, method, sizes.setup, sizes.setup_runs)
         if L2TP in carriers:
             yield from sessions.setup(L2TP, sessions.METHOD, sizes.setup, sizes.setup_runs, own=True)
+        if PPTP in carriers:
+            yield from sessions.setup(PPTP, sessions.METHOD, sizes.setup, sizes.setup_runs, own=True)
+            yield from sessions.setup(MPPE, sessions.METHOD, sizes.setup, sizes.setup_runs)
     elif part == "rest":
         if PPPOE in carriers:
             yield from sessions.base()
             yield from sessions.rest(PPPOE, sizes.idle, sizes.idle_time, sizes.memory)
-        if L2TP in carriers:
-            yield from sessions.rest(L2TP, sizes.idle if sizes.whole else 0, sizes.idle_time, sizes.memory)
-            if sizes.whole:
-                yield from sessions.rest(L2TP, 0, 0, sizes.memory, own=True)
+        for carrier in carriers:
+            if carrier is not PPPOE:
+                yield from sessions.rest(carrier, sizes.idle if sizes.whole else 0, sizes.idle_time, sizes.memory)
+                if sizes.whole:
+                    yield from sessions.rest(carrier, 0, 0, sizes.memory, own=True)
+        if PPTP in carriers and sizes.whole:
+            yield from sessions.rest(MPPE, 0, 0, sizes.memory)
     elif part == "pipex":
         for carrier in carriers:
             yield from packets.measure(carrier, sizes.packets, carrier is PPPOE or sizes.whole)
         if L2TP in carriers and sizes.whole:
             yield from packets.variants(sizes.packets)
+        if PPTP in carriers:
+            yield from mppe.measure(sizes.packets, tuple(packets.TARGETS) if sizes.whole else ("fast",))
     elif PPPOE not in carriers:
         return
     elif part == "ctl":

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from npppy.pipex.ip import checksum
 from npppy.pppoe.codec import session_frame
 
-#: Of npppyd, and of the LAC, which is on ``sub0``.
+#: Of npppyd, and of the LAC, or PPTP's clients, which are on ``sub0``.
 LNS, LAC = "10.99.0.1", "10.99.0.2"
 L2TP_PORT = 1701
 SECRET = "tunnel-secret"
@@ -19,8 +19,12 @@ FEW = 4
 
 _IP = b"\x00\x21"
 _ETHERNET, _IPV4, _UDP = 14, 20, 8
+#: Of IP.
+_UDP_NUMBER, _GRE_NUMBER = 17, 47
 #: What Ethernet has room for with numbers in data.
 _MRU = 1500 - _IPV4 - _UDP - 16
+#: The same with GRE, and MPPE in it.
+_PPTP_MRU = 1500 - _IPV4 - 16 - 8
 
 
 class Macs(NamedTuple):
@@ -59,8 +63,15 @@ class Carrier:
     programs: dict[str, int]
     #: Octets of a frame down that may be anything.
     loose: tuple[slice, ...] = ()
-    #: Where a frame up has a number that counts; 0: it has none.
+    #: Where a frame up has a number that counts, of so many octets; 0: it has none.
     count_at: int = 0
+    count_size: int = 2
+    #: As that of a stream up: acknowledgments, with their padding, are made of the frames that bring them with them.
+    anew: bool = False
+    #: Whether sessions stay when npppysim has gone; else it has to be there.
+    lasting: bool = True
+    #: Behind the names of figures.
+    variant: str = ""
 
     def figure(self, what: str) -> str:
         """The name of a figure of pipex: those of PPPoE do not say what they are of."""
@@ -91,7 +102,8 @@ def _pppoe(told: dict[str, Any]) -> PppoeSession:
 PPPOE = Carrier(
     name="pppoe",
     protocol="pppoe",
-    options="listen on interface eth1",
+    options="""listen on interface eth1
+    mppe no""",
     dial=("pppoe", "--interface", "sub0"),
     session=_pppoe,
     programs={"user": 0, "stack": 1, "fast": 2},
@@ -148,10 +160,15 @@ def _frame(
     size = (_UDP + len(data)).to_bytes(2, "big")
     udp = b"".join(port.to_bytes(2, "big") for _, port in (sender, receiver)) + size
     summed = checksum(addresses + b"\0\x11" + size + udp + b"\0\0" + data) or 0xFFFF if check else 0
+    udp += summed.to_bytes(2, "big") + data
+    return destination + source + b"\x08\0" + _ip(sender[0], receiver[0], _UDP_NUMBER, udp)
+
+
+def _ip(sender: str, receiver: str, protocol: int, data: bytes) -> bytes:
     # What npppyd's kernel does not fragment has no identification that anybody could foresee.
-    ip = b"\x45\0" + (_IPV4 + _UDP + len(data)).to_bytes(2, "big") + bytes(4) + b"\x40\x11"
-    ip += checksum(ip + b"\0\0" + addresses).to_bytes(2, "big") + addresses
-    return destination + source + b"\x08\0" + ip + udp + summed.to_bytes(2, "big") + data
+    ip = b"\x45\0" + (_IPV4 + len(data)).to_bytes(2, "big") + bytes(4) + bytes((64, protocol))
+    addresses = socket.inet_aton(sender) + socket.inet_aton(receiver)
+    return ip + checksum(ip + b"\0\0" + addresses).to_bytes(2, "big") + addresses + data
 
 
 _UDP_AT = _ETHERNET + _IPV4
@@ -167,6 +184,7 @@ L2TP = Carrier(
     protocol="l2tp",
     options=f"""
     listen on {LNS}
+    mppe no
     mru {_MRU}
     l2tp-secret "{SECRET}"
     l2tp-half-open-peer-limit 1024
@@ -196,5 +214,71 @@ CHECKSUM = replace(
     loose=_IPV4_LOOSE,
 )
 
-CARRIERS = {carrier.name: carrier for carrier in (PPPOE, L2TP)}
+
+class PptpSession(NamedTuple):
+    address: str
+    #: Of npppyd, in what it is sent, and of the client, in what that is.
+    call_id: int
+    client_call_id: int
+
+    def up(self, macs: Macs, packet: bytes) -> bytes:
+        return self.send(macs, 0, _IP + packet)
+
+    def send(self, macs: Macs, number: int, ppp: bytes) -> bytes:
+        """A frame from the client, from PPP's Protocol field on, with this sequence number; nothing is acknowledged."""
+        data = _enhanced(0x3001, self.call_id, number.to_bytes(4, "big"), ppp)
+        return macs.eth1 + macs.sub0 + b"\x08\0" + _ip(LAC, LNS, _GRE_NUMBER, data)
+
+    def down(self, macs: Macs, packet: bytes) -> bytes:
+        return self.receive(macs, _IP + packet)
+
+    def receive(self, macs: Macs, ppp: bytes) -> bytes:
+        """The same from npppyd, whose sequence and acknowledgment numbers are 0 here."""
+        data = _enhanced(0x3081, self.client_call_id, bytes(8), ppp)
+        return macs.sub0 + macs.eth1 + b"\x08\0" + _ip(LNS, LAC, _GRE_NUMBER, data)
+
+
+def _pptp(told: dict[str, Any]) -> PptpSession:
+    return PptpSession(told["address"], told["peer_call_id"], told["call_id"])
+
+
+def _enhanced(flags: int, call_id: int, numbers: bytes, ppp: bytes) -> bytes:
+    """RFC 2637 section 4.1; Address, Control of PPP."""
+    payload = b"\xff\x03" + ppp
+    words = (flags, 0x880B, len(payload), call_id)
+    return b"".join(word.to_bytes(2, "big") for word in words) + numbers + payload
+
+
+#: Where GRE has its numbers: those up have no acknowledgment.
+GRE_NUMBERS_AT = _ETHERNET + _IPV4 + 8
+
+#: Sessions of clients behind one address, each connection with many calls of theirs.  npppysim, which says nothing when
+#: packets flow, holds the connections.
+PPTP = Carrier(
+    name="pptp",
+    protocol="pptp",
+    options=f"""
+    listen on {LNS}
+    mppe no
+    mru {_PPTP_MRU}
+    pptp-peer-limit 0
+    pptp-echo-interval 86400""",
+    dial=("pptp", "--server", LNS, "--mru", str(_PPTP_MRU), "--mppe", "no"),
+    session=_pptp,
+    programs={"user": 0, "stack": 2, "fast": 2},
+    loose=(*_IPV4_LOOSE, slice(GRE_NUMBERS_AT, GRE_NUMBERS_AT + 8)),
+    count_at=GRE_NUMBERS_AT,
+    count_size=4,
+    anew=True,
+    lasting=False,
+)
+#: The same, encrypted where npppysim is not told otherwise.
+MPPE = replace(
+    PPTP,
+    options=PPTP.options.replace("mppe no", "mppe yes\n    mppe-key-length 128\n    mppe-key-state stateless"),
+    dial=(*PPTP.dial, "--mppe", "required"),
+    variant=".mppe",
+)
+
+CARRIERS = {carrier.name: carrier for carrier in (PPPOE, L2TP, PPTP)}
 

@@ -113,9 +113,9 @@ def ksoftirqd(core: int) -> float:
 
 
 class Reached:
-    """Packets that the kernel has given to a process: on a tun device, on its packet sockets, and by UDP.
+    """Packets that the kernel has given to a process: on a tun device, on its packet sockets, and by UDP and GRE.
 
-    Of UDP it is all that comes in the network namespace, where nobody else listens, as soon as it is read.
+    Of these two it is all that comes in the network namespace, where nobody else listens.
     """
 
     def __init__(self, namespace: Namespace, pid: int, tun: str) -> None:
@@ -126,22 +126,24 @@ class Reached:
         self.count()
 
     def count(self) -> int:
-        """Since the last call: read from the tun, or by UDP, or dropped; for packet sockets, read or not."""
+        """Since the last call: read from the tun, or dropped there; for all sockets, read or not."""
         sent = show(self._namespace, self._tun)["stats64"]["tx"]
-        total = sent["packets"] + sent["dropped"] + self._udp()
+        total = sent["packets"] + sent["dropped"] + self._ip()
         fresh, self._last = total - self._last, total
         for sock in self._sockets:
             # Reading it begins it at 0.
             fresh += struct.unpack("II", sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[0]
         return int(fresh)
 
-    def _udp(self) -> int:
+    def _ip(self) -> int:
+        """Packets that were for this host, but for those of control connections, and for ICMP."""
         with self._namespace:
             lines = _SNMP.read_text().splitlines()
-        names, values = (line.split()[1:] for line in lines if line.startswith("Udp: "))
-        counted = dict(zip(names, map(int, values), strict=True))
-        # Those that found no room are errors, too.
-        return counted["InDatagrams"] + counted["InErrors"] + counted["NoPorts"]
+        counted: dict[str, int] = {}
+        for names, values in zip(lines[::2], lines[1::2], strict=True):
+            protocol, *names_of = names.split()
+            counted |= {protocol + name: int(value) for name, value in zip(names_of, values.split()[1:], strict=True)}
+        return counted["Ip:InDelivers"] - counted["Tcp:InSegs"] - counted["Icmp:InMsgs"]
 
     def close(self) -> None:
         for sock in self._sockets:

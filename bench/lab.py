@@ -1,6 +1,6 @@
 """Where things are measured: subscribers, npppyd and a host beyond it, a network namespace each.
 
-    sub ====== bng ------ net           PPPoE: hosts on sub0; L2TP: a LAC there, which has an address as eth1 has
+    sub ====== bng ------ net           PPPoE: hosts on sub0; else a LAC or clients there: one address, as eth1 has one
        sub0  eth1  up0  host0
 
 Generic receive offload is on at all four ends, as NICs have it: only so do veths take frames that XDP redirects.
@@ -280,8 +280,30 @@ class Subscribers(Program):
         return told
 
     def leave(self) -> list[Session]:
-        """End npppysim, to which nobody listens: the sessions stay.  It must have been told to print its events."""
-        return [self._carrier.session(told) for told in self.end() if told.get("event") == "up"]
+        """End npppysim, to which nobody listens: the sessions stay.  It must have been told to print its events.
+
+        Where they would not stay, it is stopped, and ends with the lab.
+        """
+        told = self.end() if self._carrier.lasting else self._stop()
+        return [self._carrier.session(event) for event in told if event.get("event") == "up"]
+
+    def _stop(self) -> list[dict[str, Any]]:
+        """It does nothing any more; returns its events, all of which must be sessions that have come up."""
+        told: list[dict[str, Any]] = []
+
+        def complete() -> bool:
+            self.check()
+            # Its own place in the file is that of its next event.
+            out = os.pread(self.out.fileno(), os.fstat(self.out.fileno()).st_size, 0)
+            whole = out[: out.rfind(b"\n") + 1]
+            told[:] = [json.loads(line) for line in whole.splitlines()]
+            return len(told) >= self._count
+
+        until(complete, "npppysim has told of its sessions")
+        if any(event["event"] != "up" for event in told):
+            raise BenchError("sessions were lost")
+        self.process.send_signal(signal.SIGSTOP)
+        return told
 
 
 class Lab:

@@ -37,6 +37,9 @@ class Effort:
     pairs: int
     kernel_time: float
     user_time: float
+    #: Packets of an encrypted session that are delivered each way while it is counted what reaches Python, which has
+    #: to encrypt those up before.
+    encrypted: int
 
 
 class Frames:
@@ -57,7 +60,7 @@ class Frames:
         if way == "up":
             wrapped = [session.up(macs, before) for session, (before, _) in zip(sessions, made, strict=True)]
             stream = self._up(wrapped, [ethernet(self._host, self._up0, after) for _, after in made], size)
-            return replace(stream, count_at=carrier.count_at)
+            return replace(stream, count_at=carrier.count_at, count_size=carrier.count_size, anew=carrier.anew)
         wrapped = [session.down(macs, after) for session, (_, after) in zip(sessions, made, strict=True)]
         stream = self._down([ethernet(self._up0, self._host, before) for before, _ in made], wrapped, size)
         return replace(stream, loose=carrier.loose)
@@ -77,6 +80,11 @@ class Frames:
             [ethernet(sub0, eth1, after) for _, after in made],
             size,
         )
+
+    def one(self, way: str, size: int, session: Session) -> tuple[bytes, Stream]:
+        """The packet of a session as PPP carries it, and its stream."""
+        before, after = self._through(way, session.address, size, 0)
+        return before if way == "up" else after, self.sessions(way, size, [session])
 
     def _through(self, way: str, address: str, size: int, number: int) -> tuple[bytes, bytes]:
         """A packet before and after forwarding, which takes one from its TTL."""
@@ -129,9 +137,9 @@ def variants(effort: Effort) -> Iterator[Figure]:
             yield from _rows(Bed(lab, daemon, "fast", stack), sessions, effort, ways, sizes)
 
 
-def dial(lab: Lab, daemon: Npppyd, count: int) -> list[Session]:
+def dial(lab: Lab, daemon: Npppyd, count: int, method: str = "pap", *options: str) -> list[Session]:
     """Sessions that no program listens to any more."""
-    subscribers = lab.dial(daemon, count, "pap", "--events", *lab.carrier.tunnels(FEW))
+    subscribers = lab.dial(daemon, count, method, "--events", *lab.carrier.tunnels(FEW), *options)
     subscribers.wait_up()
     return subscribers.leave()
 
@@ -139,8 +147,20 @@ def dial(lab: Lab, daemon: Npppyd, count: int) -> list[Session]:
 class Bed:
     """A lab with npppyd and sessions, and all that is needed to measure there."""
 
-    def __init__(self, lab: Lab, daemon: Npppyd, kind: str, stack: contextlib.ExitStack, *, sinks: bool = True) -> None:
-        """*kind* is what carries the data: ``user``, ``stack`` or ``fast``; without *sinks*, nothing takes packets."""
+    def __init__(
+        self,
+        lab: Lab,
+        daemon: Npppyd,
+        kind: str,
+        stack: contextlib.ExitStack,
+        *,
+        sinks: bool = True,
+        reel: int = 1,
+    ) -> None:
+        """*kind* is what carries the data: ``user``, ``stack`` or ``fast``; without *sinks*, nothing takes packets.
+
+        *reel*: as that of :class:`Wire`.
+        """
         self.daemon = daemon
         self.carrier = lab.carrier
         self.kind = kind
@@ -151,7 +171,7 @@ class Bed:
         stack.callback(self.attached.close)
         if len(self.attached) != lab.carrier.programs[kind]:
             raise daemon.error(f"has given programs to {len(self.attached)} interfaces")
-        self.wire = stack.enter_context(Wire([(lab.sub, "sub0"), (lab.net, "host0")] if sinks else []))
+        self.wire = stack.enter_context(Wire([(lab.sub, "sub0"), (lab.net, "host0")] if sinks else [], reel))
 
 
 def _rows(
@@ -224,6 +244,4 @@ def _count_reached(bed: Bed, sessions: Sequence[Session]) -> int:
         stream = bed.frames.sessions(way, SIZES[0], sessions)
         bed.wire.load(stream)
         bed.wire.deliver(stream, DELIVERED)
-    # By UDP, what is read is counted.
-    bed.daemon.wait_idle()
     return bed.reached.count()

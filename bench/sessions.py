@@ -32,8 +32,8 @@ def setup(carrier: Carrier, method: str, sessions: int, runs: int, own: bool = F
     *own*: each session has a tunnel of its own.
     """
     rates, walls = zip(*[_setup(carrier, method, sessions, own) for _ in range(runs)], strict=True)
-    name = f"setup.{carrier.name}.{method}" + ".tunnels" * own
-    target = None if own else 2000
+    name = f"setup.{carrier.name}.{method}{carrier.variant}" + ".tunnels" * own
+    target = None if own or carrier.variant else 2000
     yield Figure(name=name, value=statistics.median(rates), unit="set-ups/s of a core", target=target, better="higher")
     yield Figure(name=f"{name}.wall", value=statistics.median(walls), unit="set-ups/s", better="higher")
 
@@ -96,8 +96,9 @@ def rest(carrier: Carrier, idle: int, seconds: float, memory: int, own: bool = F
         for subscribers in dialled:
             # Raises if a session was lost meanwhile.
             subscribers.end()
-        name = f"memory.{carrier.name}." + ("tunnel" if own else "session")
-        yield Figure(name=name, value=each, unit="KiB", target=None if own else 3, better="lower")
+        name = f"memory.{carrier.name}." + ("tunnel" if own else "session") + carrier.variant
+        target = None if own or carrier.variant else 3
+        yield Figure(name=name, value=each, unit="KiB", target=target, better="lower")
 
 
 def listing(counts: Sequence[int]) -> Iterator[Figure]:

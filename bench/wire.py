@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import signal
 import socket
@@ -36,15 +37,20 @@ HEAD, SHORT, TAIL = 96, 72, 16
 #: Streams that may be loaded at once, and frames of each.
 STREAMS = 2
 FRAMES = (1 << 15) // STREAMS
+#: Octets of a part of the reel, of a frame on it at the most, and that frames on it begin at multiples of.
+_PART, _FRAME, _ALIGNED = 1 << 20, 1536, 64
 
 #: Right frames of a run that are compared whole.
 _KEPT = 8
 #: Frames before those that count, and seconds of a steady stream before it counts.
 _WARM_UP = 50_000
 _SETTLED = 0.1
+#: Seconds in which what was sent arrives, if it does.
+_LATE = 2.0
 
-_SENDING = struct.Struct("=IIIIIIQ")
-_ARRIVING = struct.Struct(f"=IIII{TAIL}s{HEAD}sI2sH")
+_SENDING = struct.Struct("=IIIIIIIIQ")
+_PLAYING = struct.Struct("=IIIII")
+_ARRIVING = struct.Struct(f"=IIII{TAIL}s{HEAD}sII2sHI")
 _TALLY = struct.Struct("=QQ")
 _NUMBER = struct.Struct("=I")
 _FIRST = bytes(4)
@@ -120,12 +126,21 @@ class Stream:
     sent: Sequence[bytes]
     end: tuple[Namespace, str]
     arriving: Sequence[bytes]
-    #: Where an arriving frame has its number.
+    #: Where an arriving frame has its number; 0: in what is encrypted, and then there is one frame.
     number_at: int
     #: Octets of an arriving frame that may be anything.
     loose: tuple[slice, ...] = ()
-    #: Where a frame that is sent counts, in 16 bits, how often it was, from what it has there at first; 0: nowhere.
+    #: Where a frame that is sent counts, in so many octets, 2 or 4, how often it was, from what it has there at first;
+    #: 0: nowhere.
     count_at: int = 0
+    count_size: int = 2
+    #: Whether all of :data:`HEAD` is to be written anew in each frame that is sent: it is made in the page of one that
+    #: was sent before, and has since become something else there.
+    anew: bool = False
+    #: Of the right frames that arrive, one of so many is looked at whole.
+    every: int = 1
+    #: Looks at such a frame before it is compared; raises :class:`BenchError`.
+    inspect: Callable[[bytes], None] | None = None
 
     @property
     def mask(self) -> bytes:
@@ -139,16 +154,18 @@ class Stream:
 class Wire:
     """The generator, and sinks at interfaces; a context manager."""
 
-    def __init__(self, ends: Iterable[tuple[Namespace, str]]) -> None:
-        """Sinks at *ends*."""
+    def __init__(self, ends: Iterable[tuple[Namespace, str]], reel: int = 1) -> None:
+        """Sinks at *ends*; room for *reel* MiB of frames to :meth:`play`."""
         self._ends = list(ends)
+        self._parts = reel
         self._stack = contextlib.ExitStack()
         self._streams: list[Stream] = []
 
     def __enter__(self) -> Wire:
         with contextlib.ExitStack() as stack:
-            self._object = stack.enter_context(Object(OBJECT))
+            self._object = stack.enter_context(Object(OBJECT, sizes={"reel": self._parts}))
             self._maps = self._object.maps
+            self._reel = stack.enter_context(self._maps["reel"].mapped())
             for end in self._ends:
                 attach(*end, self._object.programs["sink"])
                 stack.callback(attach, *end, None)
@@ -175,6 +192,48 @@ class Wire:
         before = self._right()
         elapsed = self._send(stream, max(_WARM_UP, int(seconds / each)))
         return (self._right() - before) / elapsed
+
+    def room(self, size: int) -> int:
+        """Frames of *size* octets that may be played at once."""
+        return self._parts * _on_a_part(size)
+
+    def play(self, stream: Stream, frames: Iterable[bytes]) -> float:
+        """Send each of *frames*, whose like the stream has, once: all must arrive.
+
+        Returns how many do in a second of the generator's core.
+        """
+        size = len(stream.sent[0])
+        stride = _stride(size)
+        source, count = iter(frames), 0
+        for at in range(0, self._parts * _PART, _PART):
+            part = list(itertools.islice(source, _on_a_part(size)))
+            if any(len(frame) != size for frame in part):
+                raise BenchError("frames are not as long as those of their stream")
+            octets = b"".join(frame.ljust(stride, b"\0") for frame in part)
+            self._reel[at : at + len(octets)] = octets
+            count += len(part)
+        if next(source, None) is not None:
+            raise BenchError("there are too many frames")
+        return self._play(stream, stride, count)
+
+    def repeat(self, stream: Stream, count: int) -> float:
+        """Send the first frame of the stream so often, every octet of it; else likewise."""
+        (frame,) = stream.sent
+        self._reel[: len(frame)] = frame
+        return self._play(stream, 0, count)
+
+    def _play(self, stream: Stream, stride: int, count: int) -> float:
+        namespace, interface = stream.start
+        with namespace:
+            ifindex = socket.if_nametoindex(interface)
+        self._maps["playing"].put(_FIRST, _PLAYING.pack(ifindex, len(stream.sent[0]), stride, 0, 0))
+        with self._chosen(stream):
+            before = self._right()
+            elapsed = self._send(stream, count, "play")
+            # What was put off, and is done only now, counts too.
+            since = ksoftirqd(THEIRS)
+            until(lambda: self._right() >= before + count, f"all of {count} packets arrive", _LATE)
+        return count / (elapsed + ksoftirqd(THEIRS) - since)
 
     def deliver(self, stream: Stream, count: int) -> int:
         """Send until *count* have arrived; returns how many have."""
@@ -212,7 +271,8 @@ class Wire:
         namespace, interface = stream.start
         with namespace:
             ifindex = socket.if_nametoindex(interface)
-        sending = ifindex, first, len(stream.sent), interval, _head(stream.sent), stream.count_at, 0
+        head = HEAD if stream.anew else _head(stream.sent)
+        sending = ifindex, first, len(stream.sent), interval, head, stream.count_at, stream.count_size, 0, 0
         self._maps["sending"].put(_FIRST, _SENDING.pack(*sending))
         frame = stream.arriving[0]
         place = first, len(stream.arriving), len(frame), stream.number_at, frame[-TAIL:], stream.mask
@@ -222,14 +282,15 @@ class Wire:
             kept.bind((interface, int.from_bytes(frame[12:14], "big")))
         with kept:
             head = _head(stream.arriving)
-            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, _KEPT, frame[12:14], head))
+            end = frame[12:14], head, 0
+            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, _KEPT, stream.every, *end))
             yield
             _compare(kept, stream)
-            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, 0, frame[12:14], head))
+            self._maps["arriving"].put(_FIRST, _ARRIVING.pack(*place, 0, 1, *end))
 
-    def _send(self, stream: Stream, count: int) -> float:
+    def _send(self, stream: Stream, count: int, program_name: str = "generate") -> float:
         """Returns the seconds of this core that it took, and that forwarding took."""
-        program = self._object.programs["generate"]
+        program = self._object.programs[program_name]
         frame = stream.sent[0]
         options = _TestRun(sz=ctypes.sizeof(_TestRun), data_in=frame, data_size_in=len(frame), repeat=count)
         options.flags = _LIVE_FRAMES
@@ -253,6 +314,16 @@ class Wire:
         return int(right)
 
 
+def _stride(size: int) -> int:
+    """From one frame on the reel to the next."""
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def _on_a_part(size: int) -> int:
+    """Frames on a part of the reel, the last of which begins where even the longest would fit."""
+    return (_PART - _FRAME) // _stride(size) + 1
+
+
 def _alike(frames: Sequence[bytes], start: int) -> bool:
     """From that octet on."""
     return len({frame[start:] for frame in frames}) == 1
@@ -270,7 +341,9 @@ def _compare(kept: socket.socket, stream: Stream) -> None:
         while True:
             frame = kept.recv(65536)
             if len(frame) == len(stream.arriving[0]):
-                expected = stream.arriving[_NUMBER.unpack_from(frame, at)[0]]
+                if stream.inspect is not None:
+                    stream.inspect(frame)
+                expected = stream.arriving[_NUMBER.unpack_from(frame, at)[0] if at else 0]
                 count += _tight(frame, stream) == _tight(expected, stream)
     if count != _KEPT:
         raise BenchError("what comes out is not what went in")

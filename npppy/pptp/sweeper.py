@@ -10,13 +10,16 @@ from .connection import Leg
 #: Seconds between looks, and acknowledgments sent at one: never a packet rate, whatever the number of calls.
 INTERVAL = 0.5
 ACKS = 256
+#: A call that the kernel carries is looked at once in so many looks: what waits there is less than a window, and has come
+#: less than a quarter of a second after what was acknowledged.
+TURNS = 8
 
 
 class Sweeper(Timed):
     """Acknowledges what has come last and was not acknowledged for an interval.
 
     That is the end of a burst only: in the middle of one, it is the packets that bring acknowledgments about.  At every
-    look it goes through the calls that owe, and of those that the kernel carries through every other one.
+    look it goes through the calls that owe, and of those that the kernel carries through some.
     """
 
     __slots__ = ("_calls", "_owing", "_turn", "_wheel")
@@ -44,11 +47,10 @@ class Sweeper(Timed):
 
     def expire(self, now: float) -> None:
         owing, turn = self._owing, self._turn
-        self._turn ^= 1
+        self._turn = (turn + 1) % TURNS
         due = []
         for call in self._calls.values():
-            look = call.window.look
-            if look is not None and call.id & 1 == turn:
+            if call.id % TURNS == turn and (look := call.window.look) is not None:
                 expected, acked = look()
                 if expected == acked:
                     owing.pop(call, None)

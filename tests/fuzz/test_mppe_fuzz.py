@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from npppy.ppp import options, proto
 from npppy.ppp.mppe import STRENGTHS, Keys, Mode, Mppe, Place, Receiver
 from npppy.ppp.station import Phase
+from tests.unit.mppe_rig import BEST, MPPE, STATEFUL, Hand
 from tests.unit.test_ppp_mppe import packet
-from tests.unit.test_session_mppe import BEST, MPPE, STATEFUL, Hand
 
 MASTER = bytes(range(16))
 

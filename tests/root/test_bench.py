@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.carriers import L2TP
+from bench import mppe
+from bench.carriers import L2TP, MPPE, PPTP
 from bench.figures import BenchError
 from bench.kernel import Reached
 from bench.lab import BEYOND, THEIRS, Lab, until
@@ -59,13 +60,14 @@ def test_figures_are_printed_and_kept(tmp_path: Path) -> None:
     assert process.returncode == 0, err
     earlier, *figures = [json.loads(line) for line in results.read_text().splitlines()]
     assert earlier == {"name": "of.an.earlier.run"}
-    ways = [f"{carrier}.{method}" for carrier in ("pppoe", "l2tp") for method in ("pap", "chap", "mschapv2")]
-    names = [f"setup.{way}{wall}" for way in (*ways, "l2tp.mschapv2.tunnels") for wall in ("", ".wall")]
+    ways = [f"{carrier}.{method}" for carrier in ("pppoe", "l2tp", "pptp") for method in ("pap", "chap", "mschapv2")]
+    ways += "l2tp.mschapv2.tunnels", "pptp.mschapv2.tunnels", "pptp.mschapv2.mppe"
+    names = [f"setup.{way}{wall}" for way in ways for wall in ("", ".wall")]
     assert [figure["name"] for figure in figures] == names
     for figure in figures:
         assert figure.keys() == KEYS
         assert figure["value"] > 0
-        assert figure["target"] == (None if figure["name"].endswith((".wall", ".tunnels")) else 2000)
+        assert figure["target"] == (None if figure["name"].endswith((".wall", ".tunnels", ".mppe")) else 2000)
         assert figure["better"] == "higher"
         assert "Linux" in figure["machine"]
         (line,) = (line for line in out.splitlines() if line.startswith(f"{figure['name']} "))
@@ -81,18 +83,20 @@ def test_figures_of_packets(tmp_path: Path) -> None:
     blocks = {f"pipex.block.{name}.{way}" for name in BLOCKS for way in WAYS} - {"pipex.block.filter.down"}
     rows = [f"{way}.{size}{many}" for way in WAYS for size in (64, 1400) for many in ("", ".20")]
     ratios = {f"pipex.{mode}.{row}" for mode in MODES for row in rows}
-    ratios |= {f"pipex.l2tp.{mode}.{row}" for mode in MODES for row in rows if row.endswith(".20")}
+    tunnelled = [f"{carrier}.{mode}" for carrier in ("l2tp", "pptp") for mode in MODES]
+    ratios |= {f"pipex.{kind}.{row}" for kind in tunnelled for row in rows if row.endswith(".20")}
     rates = {f"{name}.rate" for name in ratios} | {f"pipex.user.{row}" for row in rows}
     throughputs = {f"tcp.{mode}.{way}" for mode in MODES for way in WAYS}
     others = {f"pipex.user.{row}.core" for row in rows}
     others |= {f"pipex.session.{what}" for what in ("memory", "add", "remove")}
-    none = {"pipex.python_packets", "pipex.l2tp.python_packets"}
-    assert figures.keys() == blocks | ratios | rates | throughputs | others | none
+    encrypted = {f"pipex.mppe.{way}.{size}{unit}" for way in WAYS for size in (64, 1400) for unit in ("", ".gbps")}
+    none = {f"pipex.{of}python_packets" for of in ("", "l2tp.", "pptp.", "mppe.")}
+    assert figures.keys() == blocks | ratios | rates | throughputs | others | encrypted | none
     for name, figure in figures.items():
         assert figure.keys() == KEYS
         # A block may cost less than can be measured.
         assert name in blocks | none or figure["value"] > 0
-        assert (figure["baseline"] is not None) == (name in rates | throughputs)
+        assert (figure["baseline"] is not None) == (name in rates | throughputs | encrypted)
         assert figure["target"] == target(name)
     assert all(figures[name]["value"] == 0 for name in none)
     assert nothing_left(tmp_path)
@@ -101,6 +105,8 @@ def test_figures_of_packets(tmp_path: Path) -> None:
 def target(name: str) -> float | None:
     if name.endswith(".python_packets"):
         return 0
+    if name.startswith("pipex.mppe."):
+        return None if name.endswith(".gbps") else 300_000
     one, mode = name.removesuffix(".64").removesuffix(".1400"), name.split(".")[1]
     return MODES[mode] if mode in MODES and one in {f"pipex.{mode}.{way}" for way in WAYS} else None
 
@@ -114,27 +120,52 @@ def core() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
+EFFORT = Effort(many=3, pairs=1, kernel_time=0.05, user_time=0.1, encrypted=2000)
+
+
 @pytest.mark.usefixtures("core")
 def test_all_rows_of_l2tp() -> None:
     """Those included that a quick run leaves out."""
-    effort = Effort(many=3, pairs=1, kernel_time=0.05, user_time=0.1)
-    figures = {it.name: it for it in (*measure(L2TP, effort), *variants(effort))}
-    rows = [f"{way}.{size}{many}" for way in WAYS for size in (64, 1400) for many in ("", ".3")]
-    ratios = {f"l2tp.{mode}.{row}" for mode in MODES for row in rows}
+    figures = {it.name: it for it in (*measure(L2TP, EFFORT), *variants(EFFORT))}
+    ratios, names = tunnelled("l2tp")
     ratios |= {f"l2tp.sequence.fast.{way}.64.3" for way in WAYS}
     ratios |= {f"l2tp.checksum.fast.down.{size}.3" for size in (64, 1400)}
-    by_python = {f"l2tp.user.{row}" for row in rows}
-    names = ratios | {f"{name}.rate" for name in ratios} | by_python | {f"{name}.core" for name in by_python}
-    assert figures.keys() == {f"pipex.{name}" for name in names} | {"pipex.l2tp.python_packets"}
+    names |= ratios | {f"{name}.rate" for name in ratios}
+    assert figures.keys() == {f"pipex.{name}" for name in names}
     assert figures["pipex.l2tp.python_packets"].value == 0
 
 
+def tunnelled(carrier: str) -> tuple[set[str], set[str]]:
+    """What is told as a ratio to plain forwarding, without "pipex.", and what is not."""
+    rows = [f"{way}.{size}{many}" for way in WAYS for size in (64, 1400) for many in ("", ".3")]
+    by_python = {f"{carrier}.user.{row}" for row in rows}
+    others = by_python | {f"{name}.core" for name in by_python} | {f"{carrier}.python_packets"}
+    return {f"{carrier}.{mode}.{row}" for mode in MODES for row in rows}, others
+
+
 @pytest.mark.usefixtures("core")
-def test_l2tp_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rows_of_pptp() -> None:
+    figures = {it.name: it for it in (*measure(PPTP, EFFORT), *mppe.measure(EFFORT, ("fast", "stack")))}
+    ratios, names = tunnelled("pptp")
+    names |= ratios | {f"{name}.rate" for name in ratios}
+    rows = {f"mppe.{stack}{way}.{size}" for stack in ("", "stack.") for way in WAYS for size in (64, 1400)}
+    names |= rows | {f"{name}.gbps" for name in rows} | {"mppe.python_packets"}
+    assert figures.keys() == {f"pipex.{name}" for name in names}
+    assert figures["pipex.pptp.python_packets"].value == figures["pipex.mppe.python_packets"].value == 0
+    for row in rows:
+        octets = int(row.rpartition(".")[2])
+        assert figures[f"pipex.{row}.gbps"].value == pytest.approx(figures[f"pipex.{row}"].value * octets * 8e-9)
+
+
+@pytest.mark.usefixtures("core")
+def test_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SETTLED", "KEEPALIVE"):
         monkeypatch.setattr(f"bench.sessions.{name}", 1)
     figures = [*rest(L2TP, 2, 0.1, 3), *rest(L2TP, 0, 0, 3, own=True)]
     assert [it.name for it in figures] == ["idle.l2tp.2", "memory.l2tp.session", "memory.l2tp.tunnel"]
+    figures = [*rest(PPTP, 2, 0.1, 3), *rest(PPTP, 0, 0, 3, own=True), *rest(MPPE, 0, 0, 3)]
+    names = ["idle.pptp.2", "memory.pptp.session", "memory.pptp.tunnel", "memory.pptp.session.mppe"]
+    assert [it.name for it in figures] == names
 
 
 @pytest.mark.usefixtures("core")
@@ -221,6 +252,54 @@ class TestWire:
             stream = Frames(lab).plain("up", 1400, 2)
             with pytest.raises(BenchError, match="differ where they must not"):
                 wire.load(replace(stream, sent=[stream.sent[0], stream.sent[1][:-1] + b"?"]))
+
+    @pytest.mark.parametrize("size", [64, 1400])
+    def test_frames_that_are_played(self, size: int) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("up", size, 3)
+            wire.load(stream)
+            times, rest = divmod(wire.room(size + 14), 3)
+            assert wire.play(stream, stream.sent * times) > 0
+            with pytest.raises(BenchError, match="too many frames"):
+                wire.play(stream, [*stream.sent * times, *stream.sent[: rest + 1]])
+            with pytest.raises(BenchError, match="not as long"):
+                wire.play(stream, [*stream.sent, b""])
+            with pytest.raises(BenchError, match="otherwise than they went in"):
+                wire.play(stream, [*stream.sent, change(stream.sent[0], size + 13, 1)])
+
+    def test_a_frame_that_is_repeated(self) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("up", 1400, 1)
+            wire.load(stream)
+            assert wire.repeat(stream, 1000) > 0
+            wrong = replace(stream, sent=[change(stream.sent[0], 700, 1)])
+            wire.load(wrong)
+            with pytest.raises(BenchError, match="is not what went in"):
+                wire.repeat(wrong, 1000)
+
+    def test_what_is_lost_of_them_is_noticed(self) -> None:
+        with Lab() as lab, ends(lab) as wire:
+            lab.bng.ip(f"route delete {BEYOND}")
+            stream = Frames(lab).plain("up", 64, 1)
+            wire.load(stream)
+            with pytest.raises(BenchError, match="all of 10 packets arrive"):
+                wire.repeat(stream, 10)
+
+    def test_frames_whose_end_cannot_be_known(self) -> None:
+        """Encrypted ones: neither number nor end is compared, but all that is not loose."""
+        with Lab() as lab, ends(lab) as wire:
+            stream = Frames(lab).plain("up", 1400, 1)
+            seen = []
+            loose = (slice(50, 1414),)
+            sealed = replace(stream, number_at=0, loose=loose, every=100, inspect=lambda it: seen.append(it))
+            wire.load(replace(sealed, arriving=[change(stream.arriving[0], 1413, 1)]))
+            (sealed,) = wire._streams
+            assert wire.repeat(sealed, 1000) > 0
+            assert seen == list(stream.arriving) * 8
+            wrong = replace(sealed, arriving=[change(stream.arriving[0], 49, 1)])
+            wire.load(wrong)
+            with pytest.raises(BenchError, match="otherwise than they went in"):
+                wire.repeat(wrong, 10)
 
     def test_a_steady_stream(self) -> None:
         with Lab() as lab, ends(lab) as wire:

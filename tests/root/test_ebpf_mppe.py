@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -25,6 +26,7 @@ from npppy.pipex.base import ConflictError
 from npppy.pipex.ebpf import layout
 from npppy.pipex.ebpf.flow import EbpfFlow
 from npppy.pipex.ebpf.keys import SKIPPED
+from npppy.pipex.ebpf.libbpf import BpfError, Map
 from npppy.pipex.ebpf.plumbing import ethtool
 from npppy.ppp.mppe import Keys, Mode, Mppe, next_key
 from npppy.pptp.encap import Sequence as PptpSequence
@@ -587,6 +589,36 @@ class TestEnd:
         assert len(list(backend.maps.mppe.keys())) == 2
         with pytest.raises(ConflictError):
             pptp.session(keys()[0])
+
+    async def test_given_up_half_way(
+        self, carrier: Pppoe, here: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was not entered whole may have been found: no key that has been used is used again."""
+        await carrier.open()
+        backend = carrier.lab.backend
+        assert backend is not None
+        sessions, put = backend.maps.sessions, Map.put
+        used: list[bytes] = []
+
+        def fail(self: Map, key: bytes, value: bytes, flags: int = 0) -> None:
+            if self.fd != sessions.fd:
+                put(self, key, value, flags)
+                return
+            for _ in range(3):
+                here.sendto(b"kernel", (PEER, 1))
+                used.append(carrier.take())
+            raise BpfError("add an entry", errno.ENOMEM)
+
+        ours, theirs = keys()
+        with monkeypatch.context() as patch:
+            patch.setattr(Map, "put", fail)
+            flow = carrier.session(ours)
+        assert not flow.carried
+        assert list(backend.maps.mppe.keys()) == []
+        for ppp in used:
+            assert theirs.receive.decrypt(ppp[2:]) is not None
+        here.sendto(b"python", (PEER, 1))
+        assert (await down(carrier, theirs))[-6:] == b"python"
 
     async def test_written_by_nobody_behind(self, pptp: Pptp) -> None:
         """Python was slow with a packet, and the kernel has gone on: its place stays."""
