@@ -35,6 +35,8 @@ _ROUNDS = 3
 _RESETS = 8
 #: So many changes of keys are nothing that has to be paid for.
 _NEAR = 8
+#: Octets of key stream that cost as much as one.
+_CHANGE = 4096
 
 _PROTOCOL = b"\x00\xfd"
 #: Octets that a packet grows by.
@@ -111,7 +113,8 @@ class Shared(Protocol):
 
     def read(self) -> Place: ...
 
-    def write(self, place: Place) -> None: ...
+    def write(self, place: Place, before: Place) -> None:
+        """Go on from *place*, which has been worked out from the one *before*."""
 
 
 class _Stream:
@@ -252,7 +255,7 @@ class Receiver:
 
     def _stateless(self, count: int, data: bytes, now: float) -> bytes | None:
         shared = self.shared
-        place = self.place if shared is None else shared.read()
+        place = before = self.place if shared is None else shared.read()
         ahead = (count - place.number) % _COUNTS
         offset = (count - place.late) % _COUNTS
         if ahead >= _BEHIND and offset < (place.end - place.late) % _COUNTS:
@@ -261,10 +264,11 @@ class Receiver:
             key = self._advance(place.late_key, offset + 1)
             plain = _plain(ARC4.new(key).encrypt(data))
             place = place._replace(late_key=key, late=(count + 1) % _COUNTS)
-        elif ahead >= _BEHIND and shared is None and now < self._decrypted + _QUIET:
+        elif ahead >= _BEHIND and now < self._decrypted + _QUIET:
             return None
         else:
-            # One that seems to come from behind is from ahead if nothing else comes; the kernel knows that as well.
+            # One that seems to come from behind is from ahead if nothing else comes; of what the kernel has decrypted,
+            # it knows that by itself.
             plain, key, steps = None, place.key, ahead + 1
             for _ in range(1 if ahead >= _BEHIND else 1 + _ROUNDS):
                 if not self._afford(steps - 1, now):
@@ -287,7 +291,7 @@ class Receiver:
         if shared is None:
             self.place = place
         else:
-            shared.write(place)
+            shared.write(place, before)
         return plain
 
     def _advance(self, key: bytes, steps: int) -> bytes:
@@ -314,7 +318,10 @@ class Receiver:
             plain = _plain(stream.apply(data))
             if plain is None:
                 # Of somebody else; if not, a reset helps.
-                stream.rewind(len(data))
+                if self._afford(stream.used // _CHANGE, now):
+                    stream.rewind(len(data))
+                else:
+                    self._discard = True
                 self.wants_reset = True
                 return None
         else:

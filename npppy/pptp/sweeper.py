@@ -10,8 +10,8 @@ from .connection import Leg
 #: Seconds between looks, and acknowledgments sent at one: never a packet rate, whatever the number of calls.
 INTERVAL = 0.5
 ACKS = 256
-#: A call that the kernel carries is looked at once in so many looks: what waits there is less than a window, and has come
-#: less than a quarter of a second after what was acknowledged.
+#: A call that the kernel carries is looked at once in so many looks: what waits there is less than a window, and has
+#: come less than a quarter of a second after what was acknowledged.
 TURNS = 8
 
 

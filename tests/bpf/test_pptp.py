@@ -496,6 +496,16 @@ class TestEcho:
         assert up.rig.reasons() == {"ECHO": 2}
 
     def test_noted(self, up: Up) -> None:
+        """Its frame goes to have it acknowledged: otherwise npppyd would have to, for each that it has asked."""
+        done = up(lcp(echo(10, PEER_MAGIC)))
+        body = layout.inject(SLOT, GENERATION, b"")
+        body = body[:10] + (1).to_bytes(2, sys.byteorder)
+        assert done.verdict == REDIRECT
+        assert done.data.startswith(ethernet(NPX1, NPX0, layout.FRAME_TYPE, body))
+        assert up.rig.reasons() == {"ECHO": 1}
+
+    def test_noted_without_a_way(self, up: Up) -> None:
+        up.rig.config(echo_interval_ns=0, npx0=4711)
         assert up(lcp(echo(10, PEER_MAGIC))).verdict == DROP
         assert up.rig.reasons() == {"ECHO": 1}
 

@@ -309,8 +309,9 @@ class Peer:
             if self._tun in ready:
                 packet = os.read(self._tun, 65536)
                 ppp = (IP if packet[0] >> 4 == 4 else IP6) + packet
-                lab.up(mppe.send.encrypt(ppp) if mppe is not None else ppp, self.sent, ack=ack)
+                # Whoever looks at it is in another thread.
                 self.sent += 1
+                lab.up(mppe.send.encrypt(ppp) if mppe is not None else ppp, self.sent - 1, ack=ack)
                 owed = 0
             if lab.client in ready:
                 data = unpack(lab.client.recv(65536)[20:])

@@ -254,6 +254,19 @@ class TestCarried:
 
 
 class TestAcknowledgment:
+    async def test_of_an_answer(self, lab: PptpLab, here: socket.socket) -> None:
+        """Of the peer to our Echo-Request, just after which it came: by the kernel, and npppyd has nothing to sweep."""
+        await lab.open()
+        sequence = counting(3)
+        lab.call(echo=True, magic=0x01020304, peer_magic=0x0A0B0C0D, sequence=sequence)
+        assert sequence.inject is not None
+        for number in range(3):
+            sequence.inject(LCP + b"\x09\x07\x00\x08\x01\x02\x03\x04")
+            assert (await lab.data()).sequence == 3 + number
+            lab.up(LCP + b"\x0a\x07\x00\x08\x0a\x0b\x0c\x0d", number)
+            assert (await lab.outgoing())[:3] == (calls(1)[1], None, number)
+        assert lab.packets == []
+
     @pytest.mark.parametrize("fast", [False, True], ids=["stack", "fast"])
     async def test_alone(self, lab: PptpLab, here: socket.socket, fast: bool) -> None:
         """Of a peer that only sends, by the kernel; what has no number of its own takes none."""
@@ -377,6 +390,21 @@ class TestLeftToPython:
         lab.up(data(b"x" * 1372), 0)
         assert await received(here) == (b"x" * 1372, (PEER, 1))
         assert (lab.taken, flow.by_python()[1], flow.counters()[1]) == (1, 1, 1)
+
+    async def test_noted(self, lab: PptpLab, here: socket.socket) -> None:
+        """Of numbers that the programs have not seen they are told."""
+        await lab.open()
+        sequence = counting(0)
+        lab.call(sequence=sequence)
+        assert sequence.look is not None
+        assert sequence.note is not None
+        sequence.note(70)
+        assert sequence.look() == (70, 0)
+        # What is far behind that is late.
+        lab.up(data(b"late"), 2)
+        lab.up(data(b"after"), 3)
+        assert (await received(here))[0] == b"after"
+        assert sequence.look()[0] == 4
 
     @pytest.mark.parametrize("what", ["address", "our address"])
     async def test_forged(self, lab: PptpLab, what: str) -> None:

@@ -291,3 +291,20 @@ def numbers(packets: list[tuple[bytes, bytes, bytes]]) -> list[tuple[int, int]]:
     """Sequence and acknowledgment number of each."""
     headers = [gre.decode(packet) for _, _, packet in packets]
     return [(header.sequence, header.acknowledgment) for header in headers]
+
+
+class Kernel:
+    """Carries a call: counts what comes, and sends what it is given."""
+
+    def __init__(self, leg: Leg) -> None:
+        self.injected: list[bytes] = []
+        self.expected = self.acked = 0
+        window = leg.window
+        window.inject, window.look, window.note = self.inject, lambda: (self.expected, self.acked), self.note
+
+    def note(self, number: int) -> None:
+        self.expected = number
+
+    def inject(self, frame: bytes) -> None:
+        self.injected.append(frame)
+        self.acked = self.expected

@@ -197,7 +197,7 @@ def test_a_shared_place_is_used_and_moved() -> None:
         def read(self) -> Place:
             return self.place
 
-        def write(self, place: Place) -> None:
+        def write(self, place: Place, before: Place) -> None:
             self.place = place
 
     sender, receiver = pair()

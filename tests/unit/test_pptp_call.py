@@ -19,7 +19,7 @@ from npppy.pptp.gre import ACK_PACKETS
 from npppy.pptp.sweeper import ACKS
 from npppy.reorder import WAIT
 from tests.unit.pppoe_fake import IP_PACKET, LCP_REQUEST, FakePpp
-from tests.unit.pptp_net import PAC, PNS, Net, call, numbers
+from tests.unit.pptp_net import PAC, PNS, Kernel, Net, call, numbers
 from tests.unit.test_pptp_connection import drops, is_clean
 
 

@@ -5,27 +5,9 @@ from __future__ import annotations
 import pytest
 
 from npppy.pptp import gre
-from npppy.pptp.connection import Leg
 from tests.unit.pppoe_fake import IP_PACKET, LCP_REQUEST, FakePpp
-from tests.unit.pptp_net import PAC, PNS, Net
+from tests.unit.pptp_net import PAC, PNS, Kernel, Net
 from tests.unit.test_pptp_call import made
-
-
-class Kernel:
-    """Carries a call: counts what comes, and sends what it is given."""
-
-    def __init__(self, leg: Leg) -> None:
-        self.injected: list[bytes] = []
-        self.expected = self.acked = 0
-        window = leg.window
-        window.inject, window.look, window.note = self.inject, lambda: (self.expected, self.acked), self.note
-
-    def note(self, number: int) -> None:
-        self.expected = number
-
-    def inject(self, frame: bytes) -> None:
-        self.injected.append(frame)
-        self.acked = self.expected
 
 
 def test_what_the_kernel_carries() -> None:
@@ -67,7 +49,7 @@ def test_acknowledgments_for_the_kernel() -> None:
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_acknowledgments_of_what_the_kernel_does_not_carry(seen: bool) -> None:
-    """What it passes on, counted or, as fragments are, not: without data the other way the peer must hear of it, too."""
+    """What it passes on, counted or, as fragments are, not: without data the other way, too."""
     net = Net()
     ppp = FakePpp()
     pac = net.pac(ppp)

@@ -11,6 +11,9 @@
 #define LCP_ECHO_REQUEST 9
 #define LCP_ECHO_REPLY 10
 
+/* The peer's answer has been noted: no verdict of XDP's, but in the place of one. */
+#define LCP_HEARD XDP_ABORTED
+
 struct lcp_echo {
 	__u8 code;
 	__u8 id;
@@ -44,7 +47,7 @@ INLINE int lcp(struct lcp_echo *echo, const struct flow *f, __u32 size, __u32 if
 		return to_control(bytes);
 	if (echo->code == LCP_ECHO_REPLY && echo->magic == s->peer_magic) {
 		count(PIPEX_C_ECHO, bytes);
-		return XDP_DROP;
+		return LCP_HEARD;
 	}
 	if (echo->code != LCP_ECHO_REQUEST || size > s->mtu)
 		return to_control(bytes);
@@ -76,7 +79,7 @@ INLINE int pppoe_lcp(struct xdp_md *ctx, struct cursor *c, const struct frame *f
 	int verdict = lcp(echo, f, size, ifindex, bytes, now);
 
 	if (verdict != XDP_TX)
-		return verdict;
+		return verdict == LCP_HEARD ? XDP_DROP : verdict;
 	__builtin_memcpy(ours, frame->eth->h_dest, ETH_ALEN);
 	__builtin_memcpy(frame->eth->h_dest, frame->eth->h_source, ETH_ALEN);
 	__builtin_memcpy(frame->eth->h_source, ours, ETH_ALEN);

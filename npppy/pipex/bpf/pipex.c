@@ -179,8 +179,9 @@ INLINE bool read_session(struct xdp_md *ctx, struct cursor *c, struct frame *fra
 	return true;
 }
 
-/* Have pipex_core send LCP's answer in its turn. */
-INLINE int answer(struct xdp_md *ctx, const struct flow *f, const struct arrival *a, const struct pipex_config *cfg)
+/* Have pipex_core send LCP's answer in its turn, which has so many octets from PPP's Protocol field on. */
+INLINE int answer(struct xdp_md *ctx, const struct flow *f, const struct arrival *a, const struct pipex_config *cfg,
+		  __u32 size)
 {
 	struct cursor c;
 	struct ethhdr *eth;
@@ -199,7 +200,7 @@ INLINE int answer(struct xdp_md *ctx, const struct flow *f, const struct arrival
 	__builtin_memcpy(eth->h_source, cfg->npx0_mac, ETH_ALEN);
 	eth->h_proto = bpf_htons(PIPEX_FRAME_TYPE);
 	frame->ref = (struct pipex_ref){ f->slot, f->generation };
-	frame->length = bpf_htons(sizeof(*protocol) + a->size);
+	frame->length = bpf_htons(size);
 	/* It goes into the queue of this processor, which may be another than the session's. */
 	frame->again = f->session->seq_at != 0;
 	*protocol = bpf_htons(PPP_LCP);
@@ -217,7 +218,13 @@ INLINE int tunnelled_lcp(struct xdp_md *ctx, const struct flow *f, const struct 
 	if (!cfg || !take(&c, a->at & CARRIED_AT))
 		return to_control(a->bytes);
 	verdict = lcp(take(&c, sizeof(struct lcp_echo)), f, a->size, cfg->npx0, a->bytes, a->now);
-	return verdict == XDP_TX ? answer(ctx, f, a, cfg) : verdict;
+	if (verdict == XDP_TX)
+		return answer(ctx, f, a, cfg, sizeof(__be16) + a->size);
+	if (verdict != LCP_HEARD)
+		return verdict;
+	/* It would be what nobody acknowledges until npppyd does; PPTP can have it done with nothing of PPP. */
+	return f->session->kind == PIPEX_PPTP && bpf_map_lookup_elem(&devs, &cfg->npx0) ? answer(ctx, f, a, cfg, 0) :
+											   XDP_DROP;
 }
 
 /*
@@ -496,6 +503,7 @@ __attribute__((noinline)) int acknowledgment(struct xdp_md *ctx, __u32 slot, __u
 	struct bpf_fib_lookup way;
 	struct pipex_session *s = bpf_map_lookup_elem(&slots, &slot);
 	struct pipex_ref ref = { .slot = slot };
+	__u8 padding[ETH_ZLEN - PPTP_ACK_LEN] = {};
 	struct cursor c;
 	struct flow f;
 	struct gre *gre;
@@ -517,10 +525,13 @@ __attribute__((noinline)) int acknowledgment(struct xdp_md *ctx, __u32 slot, __u
 	}
 	seq = numbers(&f);
 	known = shortcut(ctx, &f, 0, bpf_ktime_get_coarse_ns(), true, &way);
-	/* Nothing of what the frame held is to be its padding. */
-	if (!seq || !resize(ctx, ETH_HLEN) || !resize(ctx, ETH_ZLEN) ||
-	    bpf_xdp_store_bytes(ctx, 0, f.session->encap, PPTP_ACK_LEN))
+	/* A short one may have no room behind it.  Nothing of what the frame held is to be its padding. */
+	if (!seq || (bytes < ETH_ZLEN && bpf_xdp_adjust_head(ctx, (int)bytes - ETH_ZLEN)) || !resize(ctx, ETH_ZLEN) ||
+	    bpf_xdp_store_bytes(ctx, 0, f.session->encap, PPTP_ACK_LEN) ||
+	    bpf_xdp_store_bytes(ctx, PPTP_ACK_LEN, padding, sizeof(padding))) {
+		count(PIPEX_C_TX_FAIL, bytes);
 		return XDP_DROP;
+	}
 	c = cursor_open(ctx);
 	if (!take(&c, ETH_HLEN) || !fill_in4(&c, PPTP_ACK_LEN - ETH_HLEN - sizeof(struct iphdr)))
 		return XDP_DROP;

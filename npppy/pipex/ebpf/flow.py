@@ -248,9 +248,15 @@ class EbpfFlow(UserFlow):
         self._keys = keys
         inject = partial(npx.encapsulate, slot, generation)
         if sequence is not None:
-            carriers.lend(sequence, inject, partial(maps.acknowledged, slot), partial(maps.expect, slot))
+            carriers.lend(sequence, inject, self._acknowledged, self._expect)
         if keys is not None:
             keys.lend(inject)
+
+    def _acknowledged(self) -> tuple[int, int]:
+        return self._maps.acknowledged(self.slot)
+
+    def _expect(self, number: int) -> None:
+        self._maps.expect(self.slot, number)
 
     def divert(self, diversion: Diversion, encap: L2tpEncap, npx0: int) -> None:
         """Have what comes under IPsec diverted to npx0, an index, for as long as the kernel has the session."""

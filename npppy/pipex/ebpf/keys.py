@@ -58,9 +58,10 @@ class Keys:
     def read(self) -> Place:
         return self._read(UP, self._mppe.receive)
 
-    def write(self, place: Place) -> None:
-        # The kernel may have gone further meanwhile.
-        if (place.number - self.read().number) % _COUNTS < _COUNTS // 2:
+    def write(self, place: Place, before: Place) -> None:
+        number = self.read().number
+        # The kernel may have gone further meanwhile.  If not, what seems to be a step back is a long way forward.
+        if number == before.number or (place.number - number) % _COUNTS < _COUNTS // 2:
             self._item.put(self._at(UP), self._record(self._mppe.receive, place), EXIST | LOCKED)
 
     def _at(self, way: int) -> bytes:
