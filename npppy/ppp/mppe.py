@@ -35,6 +35,9 @@ _ROUNDS = 3
 _RESETS = 8
 #: So many changes of keys are nothing that has to be paid for.
 _NEAR = 8
+#: Of the budget of all, a receiver's share a second, and of how many seconds it may have it at once.
+_SHARE = 1024
+_CREDIT = 16.0
 #: Octets of key stream that cost as much as one.
 _CHANGE = 4096
 
@@ -194,6 +197,7 @@ class Receiver:
     __slots__ = (
         "_decrypted",
         "_discard",
+        "_paid",
         "_stream",
         "budget",
         "count",
@@ -220,6 +224,8 @@ class Receiver:
         self.shared: Shared | None = None
         # When a packet last was.
         self._decrypted = 0.0
+        # When all changes that were paid for are within the share.
+        self._paid = 0.0
         # Of stateful mode.
         self._stream = _Stream(first) if stateful else None
         self.count = 0
@@ -300,8 +306,15 @@ class Receiver:
         return key
 
     def _afford(self, changes: int, now: float) -> bool:
-        # Or one session, with packets that nobody can decrypt, would make those deaf that lose some.
-        return self.budget is None or changes <= _NEAR or self.budget.take(now, changes)
+        if self.budget is None or changes <= _NEAR:
+            return True
+        # Or one session, with packets that nobody can decrypt, or by leaving some out, would make those deaf that lose
+        # some.
+        paid = max(self._paid, now) + changes / _SHARE
+        if paid > now + _CREDIT or not self.budget.take(now, changes):
+            return False
+        self._paid = paid
+        return True
 
     # Stateful mode.
 

@@ -111,11 +111,11 @@ def test_one_that_always_needs_much_leaves_some_to_others() -> None:
     assert caught_up > 50
     for _ in range(1500):
         other.skip()
-    for tries in range(200):
+    for _ in range(100):
         if receiver.decrypt(other.encrypt(small)[2:], now) is not None:
-            break
+            return
         for _ in range(300):
             greedy.skip()
         used.decrypt(greedy.encrypt(small)[2:], now)
         now += 0.01
-    assert tries < 100
+    pytest.fail("it remains deaf")
