@@ -113,6 +113,10 @@ class Ccp(Fsm):
                 reject.append((kind, value))
             else:
                 wish = int.from_bytes(value, "big")
+        if not wish and not self._wish:
+            # It has rejected what we would suggest.
+            self.sent = None
+            return [], reject
         common = wish & self._allowed
         grant = _strongest(common or self._allowed)
         if wish & _STATELESS and self._stateless:

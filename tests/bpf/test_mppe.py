@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -653,3 +654,31 @@ class TestAtOnce:
         assert len(results[0]) == len(results[1]) == len(packets)
         for both in zip(*results, strict=True):
             assert set(both) == {bytes((DROP,)), bytes((REDIRECT,))}
+
+
+class TestProcessors:
+    """As from NIC to NIC, where nothing has all packets of a session take one way."""
+
+    @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+    @pytest.mark.parametrize(("carrier", "before", "octets"), [("L2TP", 6, 2), ("PPTP", 10, 4)])
+    def test_order(self, rig: Rig, carrier: str, before: int, octets: int) -> None:
+        """Sequence numbers and counts are in one order: who puts packets in order by the former decrypts them all."""
+        Session(rig, carrier)
+        frame = from_stack(ip(REMOTE, ADDRESS, bytes(1300)))
+        sent: list[tuple[int, int]] = []
+
+        def send(processor: int) -> None:
+            os.sched_setaffinity(0, {processor})
+            for _ in range(20000 // PART):
+                done = rig.down(frame)
+                # PPP; in front of it are Address and Control, and two numbers, of which the first is this one.
+                at = done.data.index(b"\xff\x03\0\xfd") + 2
+                number = int.from_bytes(done.data[at - before : at - before + octets], "big")
+                sent.append((number, int.from_bytes(done.data[at + 2 : at + 4], "big") % COUNTS))
+
+        threads = [threading.Thread(target=send, args=(each,)) for each in sorted(os.sched_getaffinity(0))[:2]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(sent) == [(number, number % COUNTS) for number in range(2 * (20000 // PART))]

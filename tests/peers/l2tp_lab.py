@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,13 @@ class Xl2tpd(Program):
         """Wait until pppd's log has *pattern*, so many times; returns the last of them."""
         return self.writes(lambda: self.ppp_log, pattern, times, f"the log of {self.name}'s pppd")
 
+    #: As pppd's.
+    starts: Callable[[str], object]
+
     def up(self) -> Xl2tpd:
-        """Wait until there is an address."""
+        """Wait until there is an address, and npppyd takes packets."""
         self.ppp_says(r"remote IP address")
+        self.starts(self.address)
         return self
 
     @property
@@ -246,7 +250,9 @@ class L2tpLab(Lab):
         )
         argv: list[Any] = ["xl2tpd", "-D", "-c", where / "xl2tpd.conf", "-s", where / "secrets"]
         argv += ["-p", where / "pid", "-C", where / "control"]
+        starts = self.starting()
         xl2tpd = Xl2tpd(name, namespace or self.sub, where, [str(word) for word in argv])
+        xl2tpd.starts = starts
         self.programs.append(xl2tpd)
         return xl2tpd
 

@@ -192,9 +192,13 @@ class Exit(enum.IntEnum):
 class Pppd(Program):
     """pppd, which dials."""
 
+    #: Waits until npppyd says that the session with an address is there.
+    starts: Callable[[str], object]
+
     def up(self) -> Pppd:
-        """Wait until it has an address."""
+        """Wait until it has an address, and npppyd takes its packets: CCP may take longer than IPCP."""
         self.says(r"remote IP address")
+        self.starts(self.address)
         return self
 
     @property
@@ -430,9 +434,22 @@ class Lab:
         argv = ["pppd", *link, "user", user, "password", password, "noauth", "nodetach", "debug", "nodefaultroute"]
         # It is not to look up the machine's name, nor are the machine's scripts to write its resolv.conf.
         argv += ["noipdefault", "ip-up-script", "/bin/true", "ip-down-script", "/bin/true", *options]
+        starts = self.starting()
         pppd = Pppd(f"pppd-{number}", namespace or self.sub, argv, self.where / f"pppd-{number}.log")
+        pppd.starts = starts
         self.programs.append(pppd)
         return pppd
+
+    def starting(self) -> Callable[[str], object]:
+        """For who is about to dial: what waits until the session with an address is there."""
+        before = self.daemon, len(self.daemon.log)
+
+        def starts(address: str) -> object:
+            daemon, begin = before if before[0] is self.daemon else (self.daemon, 0)
+            line = re.compile(rf"TUNNELSTART .* ip={re.escape(address)} ")
+            return until(lambda: line.search(daemon.log, begin), f"npppyd has a session with {address}")
+
+        return starts
 
     def dial_up(self, *options: str, user: str = "alice", password: str = "wonderland") -> Pppd:
         """Dial, and reach the world through the session."""

@@ -62,7 +62,8 @@ def test_npppyctl(lab: L2tpLab) -> None:
     row = json.loads(lab.ctl("-j", "tunnel", "all", "id", ours))
     assert (row["peer_tunnel_id"], row["peer"], row["local"]) == (int(theirs), f"{LAC}:1701", f"{LNS}:1701")
     assert (row["state"], row["sessions"], row["queued"], row["retransmissions"]) == ("established", 1, 0, 0)
-    assert lab.ctl("tunnel", "brief", "peer", LAC).splitlines()[-1].split()[:4] == [ours, theirs, "established", "1"]
+    brief = lab.ctl("tunnel", "brief", "peer", LAC).splitlines()[-1].split()
+    assert brief[:5] == [ours, theirs, "L2TP", "established", "1"]
     assert lab.ctl("clear", "tunnel", "id", ours) == "Successfully disconnected 1 tunnel with 1 session.\n"
     assert lab.ended("Admin-Reset") == "an operator cleared it"
     xl2tpd.says("Stop-Control-Connection-Notification")

@@ -58,7 +58,7 @@ def capabilities(*numbers, user=0):
 
 def existing_lab():
     lab = Lab.__new__(Lab)
-    lab.flows, lab.pump, lab.ifindex = {}, None, socket.if_nametoindex("acc0")
+    lab.flows, lab.mppe, lab.pump, lab.ifindex = {}, {}, None, socket.if_nametoindex("acc0")
     lab.access = packet_socket("acc0", 0x8864)
     return lab
 """

@@ -90,14 +90,14 @@ class TestTeardown:
         program = foreign_program()
         attach_foreign("core0", program)
         programs, maps = pinned(pins)
-        assert (len(programs), len(maps)) == (5, 13)
+        assert (len(programs), len(maps)) == (6, 15)
         lines = [
             "XDP program detached from acc0",
             "XDP program detached from npx1",
             "device npx0 removed",
             "1 sessions ended",
             "VLAN offload of acc0 switched on again",
-            f"18 pins removed from {pins}",
+            f"21 pins removed from {pins}",
         ]
         if by == "teardown":
             assert teardown(pins) == lines
@@ -168,7 +168,7 @@ class TestTeardown:
             "XDP program detached from npx3",
             "device npx2 removed",
             "VLAN offload of acc1 switched on again",
-            f"18 pins removed from {other}",
+            f"21 pins removed from {other}",
         ]
         assert (xdp("acc0"), xdp("npx1")) == ("pipex_access", "pipex_core")
         npx.close()
@@ -276,7 +276,7 @@ class TestPins:
         assert again.id == second.sessions.id != first.sessions.id
         for item in (again, first, second):
             item.close()
-        assert teardown(pins) == [f"18 pins removed from {pins}"]
+        assert teardown(pins) == [f"21 pins removed from {pins}"]
         assert not pins.exists()
 
     def test_order(self, pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ class TestPins:
         maps = PipexMaps(10, pins)
         (pins / "theirs").mkdir()
         maps.close()
-        assert teardown(pins) == [f"18 pins removed from {pins}"]
+        assert teardown(pins) == [f"21 pins removed from {pins}"]
         assert editions(pins) == ["theirs"]
 
     def test_deep(self, pins: Path) -> None:
@@ -332,7 +332,7 @@ class TestPins:
     assert not pins.parent.is_mount()
     EbpfBackend.open(10, pins).maps.close()
     if {root}:
-        assert teardown(pins) == [f"18 pins removed from {{pins}}"]
+        assert teardown(pins) == [f"21 pins removed from {{pins}}"]
     assert pins.parent.is_mount() is {root}"""
         )
         assert done.returncode == 0, done.stderr

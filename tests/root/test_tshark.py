@@ -61,6 +61,7 @@ tunnel MS protocol pppoe {
     pppoe-service-name "ms"
     pppoe-accept-any-service no
     authentication-method mschapv2
+    mppe no
     mru 1500
     lcp-timeout 1
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from npppy.pptp import gre
+from npppy.pptp.sweeper import INTERVAL, TURNS
 from tests.unit.pppoe_fake import IP_PACKET, LCP_REQUEST, FakePpp
 from tests.unit.pptp_net import PAC, PNS, Kernel, Net
 from tests.unit.test_pptp_call import made
@@ -41,7 +42,7 @@ def test_acknowledgments_for_the_kernel() -> None:
         kernel.expected += 1
         net.run(0.25)
     assert not kernel.injected
-    net.run(2.5)
+    net.run(2 * TURNS * INTERVAL + 1)
     assert kernel.injected == [b""]
     net.run(60)
     assert kernel.injected == [b""]

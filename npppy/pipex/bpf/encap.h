@@ -32,6 +32,7 @@ INLINE bool wrap(struct xdp_md *ctx, const struct flow *f, __u32 cut, __u32 size
 	struct cursor c = cursor_open(ctx);
 	void *data, *end;
 	__be16 *field;
+	bool encrypted;
 
 	if (length < ETH_HLEN || length > PIPEX_ENCAP_MAX || at > length - sizeof(__be16) || !take(&c, cut))
 		return false;
@@ -40,7 +41,8 @@ INLINE bool wrap(struct xdp_md *ctx, const struct flow *f, __u32 cut, __u32 size
 		return false;
 	if (protocol)
 		*field = protocol;
-	if (growth(f, *field)) {
+	encrypted = growth(f, *field);
+	if (encrypted) {
 		if (!mppe_encrypt(ctx, f->slot, f->generation, cut, size))
 			return false;
 		cut -= MPPE_HEAD;
@@ -54,7 +56,7 @@ INLINE bool wrap(struct xdp_md *ctx, const struct flow *f, __u32 cut, __u32 size
 	if (bpf_xdp_store_bytes(ctx, 0, (void *)s->encap, length))
 		return false;
 	if (has_outer(s))
-		return fill_in(ctx, f, size);
+		return fill_in(ctx, f, size, encrypted);
 	/* The verifier of Linux 6.1 does not see it in the length. */
 	barrier_var(at);
 	if (at > PIPEX_ENCAP_MAX)

@@ -45,7 +45,8 @@ struct mppe_work {
 	__u32 size, salt;
 	__u32 words[16];	/* of SHA-1: a block */
 	__u32 sum[5];		/* and of those before */
-	__u8 room[9];
+	__u32 sequence;		/* number of the carrier's, that goes with a key for the peer */
+	__u8 room[5];
 	/* What is encrypted begins with text[1], as RC4's counter does; before it the packet's head has its place. */
 	__u8 head[MPPE_HEAD - 1];
 	__u8 text[MPPE_MAX + 1 + MPPE_TURN];
@@ -458,8 +459,12 @@ __attribute__((noinline)) int mppe_decrypt(struct xdp_md *ctx, struct mppe_packe
 	return MPPE_DECRYPTED;
 }
 
-/* The next key for the peer, and the packet's number.  False: others had all that could be had. */
-INLINE bool next_key(struct pipex_mppe *m, struct mppe_work *w, __u32 generation, __u32 *number)
+/*
+ * The next key for the peer, and the packet's number.  Where the carrier has numbers too, its one is taken in the same
+ * turn, so that whoever puts packets in order by those has them in the order of keys.  False: others had all that could
+ * be had.
+ */
+INLINE bool next_key(struct pipex_mppe *m, struct mppe_work *w, struct pipex_seq *seq, __u32 generation, __u32 *number)
 {
 	bool same, ours;
 	__u32 count;
@@ -481,6 +486,8 @@ INLINE bool next_key(struct pipex_mppe *m, struct mppe_work *w, __u32 generation
 		if (same) {
 			m->count = (count + 1) & MPPE_COUNT;
 			copy_key(m->key, w->key);
+			if (seq)
+				w->sequence = __sync_fetch_and_add(&seq->out, 1);
 		}
 		bpf_spin_unlock(&m->lock);
 		if (same) {
@@ -497,14 +504,18 @@ INLINE bool next_key(struct pipex_mppe *m, struct mppe_work *w, __u32 generation
  */
 __attribute__((noinline)) int mppe_encrypt(struct xdp_md *ctx, __u32 slot, __u32 generation, __u32 at, __u32 octets)
 {
+	struct pipex_session *s = bpf_map_lookup_elem(&slots, &slot);
+	struct pipex_seq *seq = NULL;
 	struct mppe_work *w;
 	struct pipex_mppe *m;
 	__u32 number;
 
-	if (!ctx)
+	if (!ctx || !s)
 		return false;
+	if (has_outer(s) && s->seq_at)
+		seq = bpf_map_lookup_elem(&seqs, &slot);
 	m = find_keys(slot, PIPEX_DOWN, &w);
-	if (!m || !octets || octets > MPPE_MAX || !next_key(m, w, generation, &number) ||
+	if (!m || !octets || octets > MPPE_MAX || !next_key(m, w, seq, generation, &number) ||
 	    COPY_TEXT(bpf_xdp_load_bytes, at, 0, octets))
 		return false;
 	rc4_start(w);

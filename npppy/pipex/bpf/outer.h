@@ -7,6 +7,7 @@
 
 #include "fast.h"
 #include "l2tp.h"
+#include "mppe.h"
 #include "pptp.h"
 
 struct l2tp {
@@ -39,25 +40,34 @@ INLINE bool fill_in4(struct cursor *c, __u32 length)
 	return true;
 }
 
+/* The sequence number of a packet; one that is encrypted has taken it with its key.  Of its own for the verifier. */
+__attribute__((noinline)) int take_number(__u32 slot, bool encrypted)
+{
+	struct pipex_seq *seq = bpf_map_lookup_elem(&seqs, &slot);
+	__u32 mine = 0;
+	struct mppe_work *w = bpf_map_lookup_elem(&mppe_works, &mine);
+
+	/* Arrays have all their elements. */
+	if (!seq || !w)
+		return 0;
+	return encrypted ? w->sequence : __sync_fetch_and_add(&seq->out, 1);
+}
+
 /* UDP and L2TP, so many octets from an offset on. */
-INLINE bool fill_in_l2tp(struct xdp_md *ctx, const struct flow *f, struct cursor *c, __u32 at, __u32 length)
+INLINE bool fill_in_l2tp(struct xdp_md *ctx, const struct flow *f, struct cursor *c, __u32 at, __u32 length,
+			 bool encrypted)
 {
 	const struct pipex_session *s = f->session;
 	struct udphdr *udp = take(c, sizeof(*udp));
 	struct l2tp *l2tp = take(c, sizeof(*l2tp));
-	struct pipex_seq *seq;
 	int sum;
 
 	if (!udp || !l2tp)
 		return false;
 	udp->len = bpf_htons(length);
 	l2tp->length = bpf_htons(length - sizeof(*udp));
-	if (s->seq_at) {
-		seq = numbers(f);
-		if (!seq)
-			return false;
-		l2tp->ns = bpf_htons(__sync_fetch_and_add(&seq->out, 1));
-	}
+	if (s->seq_at)
+		l2tp->ns = bpf_htons(take_number(f->slot, encrypted));
 	if (s->flags & PIPEX_CHECKSUM) {
 		sum = sum_frame(ctx, at, length);
 		if (sum < 0)
@@ -70,7 +80,7 @@ INLINE bool fill_in_l2tp(struct xdp_md *ctx, const struct flow *f, struct cursor
 }
 
 /* GRE, so many octets. */
-INLINE bool fill_in_pptp(const struct flow *f, struct cursor *c, __u32 length)
+INLINE bool fill_in_pptp(const struct flow *f, struct cursor *c, __u32 length, bool encrypted)
 {
 	struct gre *gre = take(c, sizeof(*gre));
 	struct pipex_seq *seq = numbers(f);
@@ -78,13 +88,13 @@ INLINE bool fill_in_pptp(const struct flow *f, struct cursor *c, __u32 length)
 	if (!gre || !seq)
 		return false;
 	gre->length = bpf_htons(length - sizeof(*gre));
-	gre->number = bpf_htonl(__sync_fetch_and_add(&seq->out, 1));
+	gre->number = bpf_htonl(take_number(f->slot, encrypted));
 	gre->acknowledged = bpf_htonl(acknowledge(f, seq));
 	return true;
 }
 
 /* Fill in what varies in the headers in front of a PPP packet, which has size octets from its Protocol field on. */
-INLINE bool fill_in(struct xdp_md *ctx, const struct flow *f, __u32 size)
+INLINE bool fill_in(struct xdp_md *ctx, const struct flow *f, __u32 size, bool encrypted)
 {
 	const struct pipex_session *s = f->session;
 	struct cursor c = cursor_open(ctx);
@@ -101,7 +111,8 @@ INLINE bool fill_in(struct xdp_md *ctx, const struct flow *f, __u32 size)
 	} else if (!fill_in4(&c, length)) {
 		return false;
 	}
-	return s->kind == PIPEX_PPTP ? fill_in_pptp(f, &c, length) : fill_in_l2tp(ctx, f, &c, at, length);
+	return s->kind == PIPEX_PPTP ? fill_in_pptp(f, &c, length, encrypted) :
+				       fill_in_l2tp(ctx, f, &c, at, length, encrypted);
 }
 
 /*
