@@ -7,7 +7,9 @@ from typing import Protocol
 
 from ..config.model import Mppe as Choice
 from ..config.model import Tunnel
+from ..pipex.base import Flow
 from ..pipex.icmp import RateLimit
+from . import proto
 from .ccp import Ccp
 from .fsm import Host, State
 from .mppe import Keys, Mppe
@@ -20,18 +22,25 @@ DEAF, DEAF_PACKETS = 30, 16
 #: So is one that rejects, so often in so many seconds, protocols that it was never sent.
 STRANGE, STRANGE_INTERVAL = 16, 300
 
+_ASKS = bytes((proto.CONFIGURE_REQUEST,))
+
 
 class PrivacyHost(Host, Protocol):
     """The link."""
 
     #: How data is encrypted; set before :meth:`data_may_pass`.
     mppe: Mppe | None
+    #: What carries it.
+    flow: Flow | None
 
     def data_may_pass(self, now: float) -> None:
         """CCP has come to an end."""
 
     def data_must_stop(self, now: float) -> None:
         """It negotiates anew.  What is encrypted is still so until this returns."""
+
+    def negotiate_anew(self, now: float) -> None:
+        """Begin with LCP, and so with another login."""
 
     def settle(self) -> None:
         """There may be nothing left to do for the automata."""
@@ -55,6 +64,7 @@ class Privacy:
     """Of a link that has keys, from its authentication on."""
 
     __slots__ = (
+        "_asked",
         "_budget",
         "_heard_at",
         "_packets",
@@ -81,6 +91,8 @@ class Privacy:
         self.ccp: Ccp | None = None
         self._budget = budget
         self._stage = _Stage.OPEN
+        # The identifier of the peer's last Configure-Request.
+        self._asked = b""
         # Of packets that could not be decrypted: where the receiver was at the first, when that was, and how many; and
         # when a Reset-Request was last sent.
         self._heard_at = -1
@@ -94,6 +106,14 @@ class Privacy:
     def pending(self) -> bool:
         """Whether data must wait."""
         return self._stage is _Stage.OPEN
+
+    @property
+    def _used(self) -> bool:
+        """Whether the peer has encrypted packets, and so has all that it asks for."""
+        mppe, flow = self.host.mppe, self.host.flow
+        if mppe is None:
+            return False
+        return mppe.receive.position > 0 or (flow is not None and flow.counters().in_packets > 0)
 
     @property
     def settled(self) -> bool:
@@ -116,6 +136,15 @@ class Privacy:
 
     def receive(self, packet: bytes, now: float) -> None:
         """A packet of CCP.  Raises :class:`npppy.cursor.Malformed`."""
+        if packet[:1] == _ASKS:
+            if self._used:
+                # CCP that negotiates anew begins the same row of keys again: what was heard before could be played
+                # back, and one key would be for two packets.  Anybody may have sent this; a new login gives new keys.
+                # What was asked for before is only late.
+                if packet[1:2] != self._asked:
+                    self.host.negotiate_anew(now)
+                return
+            self._asked = packet[1:2]
         self._revive().receive(packet, now)
         self.host.settle()
 

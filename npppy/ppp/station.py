@@ -190,6 +190,12 @@ class Station(Timed):
 
     # Data that is encrypted.
 
+    def negotiate_anew(self, now: float) -> None:
+        """Begin with LCP."""
+        lcp = self.lcp = self.lcp or self.resume_lcp()
+        lcp.down(now)
+        lcp.up(now)
+
     def send_encrypted(self, frame: bytes) -> None:
         """Send a frame of data, given in the clear; it is lost where nothing is agreed any more."""
         if self.mppe is not None:

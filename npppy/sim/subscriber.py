@@ -322,9 +322,7 @@ class Subscriber(Station):
     def changed(self, link: Link, now: float) -> None:
         """The path has changed: negotiate anew."""
         if self.phase is Phase.UP:
-            lcp = self.lcp = self.resume_lcp()
-            lcp.down(now)
-            lcp.up(now)
+            self.negotiate_anew(now)
 
     def _ending(self, reason: str) -> None:
         self.reason = reason
