@@ -258,7 +258,10 @@ def test_ipv6(lab: IpsecLab) -> None:
     before = lab.paths()
     lab.ping(lab.net, session["address"], count=3)
     if lab.mode != "user":
-        assert +(lab.paths() - before) == {"STACK_UP": 3, "STACK_DOWN": 3}
+        taken = +(lab.paths() - before)
+        # What the kernel multicasts by itself on npx0 may fall in between.
+        taken.pop("DROP_PROTOCOL", None)
+        assert taken == {"STACK_UP": 3, "STACK_DOWN": 3}
     assert wire.clear() == []
     simulator.stop()
     lab.empties()
