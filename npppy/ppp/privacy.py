@@ -115,9 +115,8 @@ class Privacy:
             return False
         return mppe.receive.position > 0 or (flow is not None and flow.counters().in_packets > 0)
 
-    @property
-    def settled(self) -> bool:
-        """Whether CCP has nothing left to do; then its automaton is dropped."""
+    def settle(self) -> bool:
+        """Drop CCP's automaton if it has nothing left to do; False: it has."""
         if self.ccp is not None and self.ccp.state is State.OPENED:
             self.ccp = None
         return self.ccp is None

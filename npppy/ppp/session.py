@@ -521,7 +521,7 @@ class Session(Station):
             self.phase is Phase.UP
             and (lcp is None or lcp.state is State.OPENED)
             and (ipcp is None or ipcp.state is State.OPENED)
-            and (privacy is None or privacy.settled)
+            and (privacy is None or privacy.settle())
         ):
             self.lcp = self.ipcp = self.auth_server = None
             if self.mppe is None:

@@ -267,7 +267,7 @@ class Subscriber(Station):
             self.phase is Phase.UP
             and (lcp is None or lcp.state is State.OPENED)
             and (ipcp is None or ipcp.state is State.OPENED)
-            and (privacy is None or privacy.settled)
+            and (privacy is None or privacy.settle())
         ):
             # Who authenticates us may challenge us again at any time (RFC 1994 section 2): auth_client stays.
             self.lcp = self.ipcp = None
