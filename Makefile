@@ -139,7 +139,9 @@ install: ## npppyd, npppyctl, npppysim, manual pages, unit and configuration: PR
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/npppy
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/npppy/ipsec
 	install -m 644 conf/ipsec/* $(DESTDIR)$(SYSCONFDIR)/npppy/ipsec/
-	for file in npppd.conf l2tp.conf pptp.conf npppd-users; do \
+	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/npppy/freeradius
+	install -m 644 conf/freeradius/* $(DESTDIR)$(SYSCONFDIR)/npppy/freeradius/
+	for file in npppd.conf l2tp.conf pptp.conf radius.conf npppd-users; do \
 	  [ -e $(DESTDIR)$(SYSCONFDIR)/npppy/$$file ] || \
 	    install -m 600 conf/$$file $(DESTDIR)$(SYSCONFDIR)/npppy/ || exit 1; \
 	done

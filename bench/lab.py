@@ -69,11 +69,13 @@ ipcp POOL {{
     dns-servers 9.9.9.9 149.112.112.112
 }}
 interface tun0 address 10.64.0.1 ipcp POOL
-authentication LOCAL type local {{
-    users-file "users"
-}}
-bind tunnel from ACCESS authenticated by LOCAL to tun0
+authentication USERS type {realm}
+bind tunnel from ACCESS authenticated by USERS to tun0
 """
+#: The realm of those in a file.
+LOCAL = """local {
+    users-file "users"
+}"""
 
 #: What is behind it sees the devices of its network namespace in /sys, as on a machine of its own.
 _OWN_SYS = """
@@ -383,12 +385,14 @@ class Lab:
         keepalive: int = 0,
         pipex: str = "yes",
         forward: str = "stack",
+        realm: str = LOCAL,
         enter: Sequence[str] = (),
     ) -> Npppyd:
         """Start npppyd, and wait until it serves.
 
-        *keepalive*: seconds between LCP echoes, 0 for none; *pipex* and *forward*: what carries the data, as in
-        npppd.conf; *enter*: a command that runs the one behind it.
+        *users*: how many there are in the file; *keepalive*: seconds between LCP echoes, 0 for none; *pipex*, *forward*
+        and *realm*: what carries the data, and who knows the users, as in npppd.conf; *enter*: a command that runs the
+        one behind it.
         """
         # Of L2TP there are none unless they are asked for; the next one is not sent before the retry interval is over.
         lines = "lcp-keepalive no"
@@ -404,6 +408,7 @@ class Lab:
                 method=method,
                 pipex=pipex,
                 forward=forward,
+                realm=realm,
                 keepalive=lines,
             )
         )

@@ -21,11 +21,19 @@ from pathlib import Path
 import uvloop
 
 from . import __version__, logs
+from .aaa.radius.access import RadiusLogins
+from .aaa.radius.accounting import Accountant
+from .aaa.radius.client import Client
+from .aaa.radius.dae_server import DaeServer
+from .aaa.radius.dae_server import ListenError as DaeListenError
+from .aaa.radius.socket import opener
+from .aaa.radius.spool import Spool
 from .aaa.realms import Realms
 from .config.loader import ConfigError, load
 from .config.model import Config, Interface, Ipcp
 from .control.pipex import PipexCommands
 from .control.protocol import SOCKET, Message
+from .control.radius import RadiusCommands
 from .control.server import ControlServer, Reply
 from .control.subject import EngineSubject
 from .control.tunnels import TunnelCommands
@@ -50,6 +58,7 @@ log = logging.getLogger("npppy.daemon")
 
 CONFIG = "/etc/npppy/npppd.conf"
 PIDFILE = Path("/var/run/npppyd.pid")
+SPOOL = Path("/var/lib/npppy/npppyd.spool")
 RESOLVER = Path("/etc/resolv.conf")
 
 #: Seconds between looks at the users files.
@@ -84,12 +93,16 @@ class Daemon:
         self.clock = time.monotonic
         self.loop = asyncio.get_running_loop()
         self.wheel = Wheel(self.clock())
-        self.realms = Realms(secrets.token_bytes)
+        self.client = Client(self.wheel, secrets.token_bytes, opener(self.clock), time.time)
+        self.logins = RadiusLogins(self.client)
+        self.realms = Realms(secrets.token_bytes, self.logins)
         self.engine = Engine(
             wheel=self.wheel, random=secrets.token_bytes, aaa=self.realms, hostname=socket.gethostname()
         )
         self.space = AddressSpace()
         self.sites: dict[str, Site] = {}
+        #: The pools of all ipcp blocks, those without an interface among them: a realm may name them.
+        self.pools: dict[str, Pool] = {}
         #: The routes of the pools, and the interface of each.
         self.routed: dict[IPv4Network, str] = {}
         self.subject = EngineSubject(self.engine, self.clock)
@@ -97,6 +110,7 @@ class Daemon:
         self.control.register("daemon", self._state)
         PipexCommands(self.engine, lambda: self.data.backend, self.clock).register(self.control)
         TunnelCommands(lambda: self.l2tp.engine, lambda: self.pptp.engine, self.clock).register(self.control)
+        RadiusCommands(lambda: self.client, lambda: self.spool, lambda: self.dae).register(self.control)
         self.control_path = control
         self.journal_path = _journal(control)
         self.stopping = asyncio.Event()
@@ -105,6 +119,9 @@ class Daemon:
         self.pppoe: PppoeServer
         self.l2tp: L2tpServer
         self.pptp: PptpServer
+        self.spool: Spool
+        self.accountant: Accountant
+        self.dae: DaeServer
         self.links: LinkMonitor
         self.journal: Journal
 
@@ -133,16 +150,32 @@ class Daemon:
         stack.callback(self.journal.close)
         # Design, rule 7: what an earlier run has left is ended before anything is given to anyone else.
         end_orphans(self.journal)
-        self.realms.configure(self.config)
+        self._configure_realms(self.config)
+        stack.callback(self.client.close)
+        self.spool = Spool(self.config.radius.spool or _spool(self.control_path), time.time())
+        self.engine.boot = self.spool.new_boot(secrets.token_bytes, time.time())
+        self.accountant = Accountant(
+            engine=self.engine,
+            client=self.client,
+            spool=self.spool,
+            wheel=self.wheel,
+            wall=time.time,
+            clock=self.clock,
+            random=secrets.token_bytes,
+            later=self.loop.call_soon,
+        )
+        stack.callback(self.accountant.close)
         try:
             self.data = DataPath(self.config, self.pins)
         except DataPathError as error:
             raise StartError(str(error)) from None
         stack.callback(lambda: self.data.close())
+        self.accountant.recover(self.data.leftovers)
+        self.accountant.configure(self.config)
         for interface in self.config.interfaces:
             self._open_tun(interface)
         self._make_sites(self.config)
-        self.engine.configure(self.config, self.sites, self.clock())
+        self.engine.configure(self.config, self.sites, self.clock(), self.pools)
         self.pppoe = PppoeServer(
             self.config.tunnels, self.engine.open, secrets.token_bytes, self.wheel, self.clock, self.journal
         )
@@ -176,6 +209,11 @@ class Daemon:
         except PptpListenError as error:
             raise StartError(str(error)) from None
         stack.callback(self.pptp.close)
+        try:
+            self.dae = DaeServer(self.config.radius, self.engine, self.clock, time.time)
+        except DaeListenError as error:
+            raise StartError(str(error)) from None
+        stack.callback(self.dae.close)
         self.links = LinkMonitor(self._link, news=self._follow)
         stack.callback(self.links.close)
         for name in sorted(self.pppoe.interfaces()):
@@ -224,8 +262,14 @@ class Daemon:
             for network in site.pool.aggregates():
                 # Two interfaces may share a pool.  One of them has its route; the data path knows the sessions of both.
                 routed.setdefault(network, interface.name)
-        for site in old.values():
-            site.pool.close()
+        before = [site.pool for site in old.values()]
+        before += [pool for pool in self.pools.values() if pool not in before]
+        self.pools = {site.conf.ipcp.name: site.pool for site in self.sites.values()}
+        for ipcp in config.ipcps:
+            if ipcp.name not in self.pools:
+                self.pools[ipcp.name] = Pool(ipcp, self.space, own)
+        for pool in before:
+            pool.close()
         for network, name in self.routed.items() - routed.items():
             if name in self.data.tuns:
                 self.data.tuns[name].remove_route(network)
@@ -234,6 +278,11 @@ class Daemon:
         self.routed = routed
 
     # What happens.
+
+    def _configure_realms(self, config: Config) -> None:
+        self.client.configure(config, self.clock())
+        self.realms.configure(config)
+        self.logins.configure(config.radius, self.realms.user)
 
     def _link(self, link: LinkState) -> None:
         if link.present:
@@ -288,7 +337,9 @@ class Daemon:
         self.engine.configure(config, {n: site for n, site in self.sites.items() if n not in gone}, now)
         self.config = config
         for name in gone:
-            self.sites.pop(name).pool.close()
+            pool = self.sites.pop(name).pool
+            self.pools = {owner: other for owner, other in self.pools.items() if other is not pool}
+            pool.close()
             self._close_tun(old, name)
         if old is not self.data:
             old.close()
@@ -302,8 +353,10 @@ class Daemon:
                 log.error("%s", error)
         usable = [interface for interface in config.interfaces if interface.name in self.data.tuns]
         self._make_sites(config if len(usable) == len(kept) else _without(config, set(kept) - self.data.tuns.keys()))
-        self.realms.configure(config)
-        self.engine.configure(config, self.sites, now)
+        self._configure_realms(config)
+        self.accountant.configure(config)
+        self.dae.reconfigure(config.radius)
+        self.engine.configure(config, self.sites, now, self.pools)
         before = self.pppoe.interfaces()
         self.pppoe.reconfigure(config.tunnels)
         after = self.pppoe.interfaces()
@@ -346,8 +399,12 @@ class Daemon:
         # A tunnel ends when its peer has said that it knows.
         self.l2tp.shut()
         self.pptp.shut()
-        while (self.l2tp.engine.busy or self.pptp.engine.busy) and self.clock() < deadline:
+        self.accountant.shut()
+        while self._busy() and self.clock() < deadline:
             await asyncio.sleep(TICK)
+
+    def _busy(self) -> bool:
+        return self.l2tp.engine.busy or self.pptp.engine.busy or self.accountant.busy
 
     async def _state(self, request: Message, reply: Reply) -> Message:
         """What the daemon holds, and what it has refused and dropped since its start."""
@@ -371,9 +428,7 @@ class Daemon:
                 },
                 **({"pptp": dict(self.pptp.engine.drops)} if self.pptp.engine.drops else {}),
             },
-            "pools": {
-                site.conf.ipcp.name: {"size": site.pool.size, "used": site.pool.used} for site in self.sites.values()
-            },
+            "pools": {name: {"size": pool.size, "used": pool.used} for name, pool in self.pools.items()},
         }
 
 
@@ -457,6 +512,11 @@ def _teardown(control: str) -> int:
 def _journal(control: str) -> Path:
     """It lies beside the control socket."""
     return Path(control).with_suffix(".journal")
+
+
+def _spool(control: str) -> Path:
+    """What must outlive the machine is not beside the control socket that all have, which does not."""
+    return SPOOL if control == SOCKET else Path(control).with_suffix(".spool")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -114,6 +114,11 @@ class Pool:
             self._released.update((address, None) for address in other._released if self._gives(address))
         space._pools.append(self)
 
+    @property
+    def name(self) -> str:
+        """Of its ipcp block."""
+        return self._ipcp.name
+
     def close(self) -> None:
         """The configuration has another pool now.  What it gave out may still be released."""
         self._space._pools.remove(self)

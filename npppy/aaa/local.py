@@ -9,7 +9,7 @@ from hashlib import md5, sha256
 from ..config.users import User, UsersFile
 from ..ppp import mschap
 from ..ppp.mppe import Keys, keys_from_mschap
-from .base import Accept, Answer, Chap, MsChapV1, MsChapV2, Pap, Proof, Reject, Request
+from .base import Accept, Answer, Chap, Eap, MsChapV1, MsChapV2, Pap, Proof, Reject, Request
 
 
 def _same(ours: bytes, theirs: bytes) -> bool:
@@ -18,7 +18,12 @@ def _same(ours: bytes, theirs: bytes) -> bool:
 
 
 def verify(proof: Proof, username: str, password: bytes) -> str | None:
-    """Check a proof; returns the authenticator's response ("" where the method has none), or None."""
+    """Check a proof; returns the authenticator's response ("" where the method has none), or None.
+
+    EAP is for servers: none of it is right here.
+    """
+    if isinstance(proof, Eap):
+        return None
     if isinstance(proof, Pap):
         return "" if _same(password, proof.password) else None
     if isinstance(proof, Chap):
@@ -45,6 +50,8 @@ class LocalUsers:
         self._nobody = random(16).hex().encode()
 
     def check(self, request: Request) -> Answer:
+        if isinstance(request.proof, Eap):
+            return Reject(reason="a local realm does not do EAP")
         user = self.users.get(request.account) if self.users is not None else None
         password = user.password if user is not None else None
         response = verify(request.proof, request.username, self._nobody if password is None else password)

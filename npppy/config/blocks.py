@@ -11,7 +11,8 @@ from typing import Any
 from ..text import printable
 from .lexer import Kind, Token, tokenize
 from .model import Diagnostic, Where
-from .options import AUTHENTICATION, IPCP, SERVERS, SET, TUNNEL, UNBUILT, Option, server
+from .options import IPCP, SET, TUNNEL, UNBUILT, Option
+from .options_radius import AUTHENTICATION, RADIUS, SERVERS
 from .parser import Line, parse
 from .reader import Args, Bad, either, guess
 
@@ -349,8 +350,9 @@ _OWNERS: dict[str, Collection[str]] = {
     **{f"{a(protocol.value)} tunnel": set(table) - _COMMON for protocol, table in TUNNEL.items()},
     "an ipcp block": IPCP,
     "an authentication block": {*AUTHENTICATION, *SERVERS},
-    "an authentication-server block": server(0),
+    "an authentication-server block": SERVERS["authentication-server"],
     "a set statement": SET,
+    "a radius statement": RADIUS,
 }
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from ipaddress import IPv4Address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..text import printable
 from .blocks import Settings
 from .lexer import Report
-from .model import Address, Bind, Ipcp, L2tpOptions, Mppe, PppoeOptions, Protocol, Tunnel, Where
+from .model import (
+    Address,
+    AuthMethod,
+    Bind,
+    Dae,
+    Ipcp,
+    L2tpOptions,
+    Mppe,
+    PppoeOptions,
+    Protocol,
+    RadiusServers,
+    Realm,
+    Tunnel,
+    Where,
+)
 
 
 class _Range(NamedTuple):
@@ -79,7 +93,7 @@ def check_keys(tunnel: Tunnel, settings: Settings, error: Report, warning: Repor
         return
     # There is no such default, so the list has been given; whether MPPE was is another matter.
     methods = settings.places["authentication_methods"]
-    why = "keys are what mschapv2 gives, and authentication-method has no mschapv2"
+    why = "keys are what mschapv2 and eap give, and authentication-method has neither"
     if tunnel.mppe is Mppe.REQUIRED:
         default = "" if "mppe" in settings.places else f" (the default of a {tunnel.protocol.value} tunnel)"
         error(settings.places.get("mppe", methods), f"mppe required{default} cannot be met: {why}")
@@ -115,11 +129,69 @@ def check_pools(pools: Sequence[tuple[Ipcp, Settings]], error: Report, warning: 
 
 
 def check_binds(binds: Sequence[tuple[Bind, Where]], warning: Report) -> None:
-    """The first bind of a tunnel with a realm's suffix is the one that counts."""
+    """The first bind of a tunnel with a realm's suffix is the one that counts; and what its users need."""
     seen: dict[tuple[str, str], Where] = {}
     for bind, where in binds:
         key = bind.tunnel.name, bind.realm.username_suffix
         first = seen.setdefault(key, where)
         if first != where:
             warning(where, f"this bind has no effect: that at {first} has the same tunnel and username-suffix")
+        elif bind.tunnel.callnum_check and bind.realm.type == "radius" and bind.realm.users_file is None:
+            warning(where, "callnum-check refuses all logins by this bind: its realm has no users-file")
 
+
+def last(
+    settings: Settings, field: str, key: Callable[[Any], Hashable], name: str, warning: Report
+) -> tuple[Any, ...]:
+    """The values of an option that may be given again, the last one of each *key*; *name* says what that is."""
+    values: dict[Hashable, tuple[Any, Where]] = {}
+    for value, where in settings.items.get(field, ()):
+        mark = key(value)
+        if mark in values:
+            warning(where, f"{name.format(mark)} is given again: {values[mark][1]} has no effect")
+        values[mark] = value, where
+    return tuple(value for value, _ in values.values())
+
+
+def check_eap(tunnels: Sequence[tuple[Tunnel, Settings]], binds: Sequence[Bind], warning: Report) -> None:
+    """EAP is between the peer and a RADIUS server."""
+    for tunnel, settings in tunnels:
+        realms = [bind.realm for bind in binds if bind.tunnel is tunnel]
+        if AuthMethod.EAP not in tunnel.authentication_methods or not realms:
+            continue
+        if not any(realm.type == "radius" and realm.eap_capable for realm in realms):
+            message = "logins by eap fail: no bind has a realm of type radius that is eap-capable"
+            warning(settings.places["authentication_methods"], message)
+
+
+def check_radius_realm(realm: Realm, settings: Settings, blocks: Mapping[str, Settings], warning: Report) -> None:
+    """A realm of type radius and its servers; *blocks* are what they were read from."""
+    access = realm.authentication
+    if not access.servers:
+        logins = f'go to "{printable(realm.fallback)}"' if realm.fallback else "fail"
+        warning(realm.where, f"a radius realm without a server in authentication-server: logins by it {logins}")
+    if realm.accounting_interim and not realm.accounting.servers:
+        where = settings.places["accounting_interim"]
+        warning(where, "accounting-interim has no effect: the realm has no server in accounting-server")
+    if len(access.servers) > 1 and access.timeout * access.max_tries >= realm.login_timeout:
+        spent = f"timeout {access.timeout} times max-tries {access.max_tries}"
+        where = settings.places.get("login_timeout", realm.where)
+        warning(where, f"login-timeout {realm.login_timeout} leaves no time for a second server: {spent} come first")
+    for servers, block in zip((access, realm.accounting), blocks.values(), strict=True):
+        _check_source(servers, block, warning)
+
+
+def _check_source(servers: RadiusServers, settings: Settings, warning: Report) -> None:
+    versions = {server.address.version for server in servers.servers}
+    for address, where in settings.items.get("source", ()):
+        if address.version not in versions:
+            warning(where, f"source-address {address} has no effect: the block has no server of IPv{address.version}")
+
+
+def check_dae(dae: Dae, settings: Settings, warning: Report) -> None:
+    """Those who may ask, and where they find us."""
+    items = settings.items
+    if dae.listen and not dae.clients:
+        warning(items["listen"][0][1], "radius dae listen has no effect: there is no radius dae client")
+    if dae.clients and not dae.listen:
+        warning(items["clients"][0][1], "radius dae client has no effect: there is no radius dae listen")

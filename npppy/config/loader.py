@@ -6,14 +6,25 @@ All errors of a file are found in one go: an error spoils its own line and what 
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from ..text import printable
 from .blocks import Blocks, Settings, a
-from .checks import check_binds, check_keys, check_listeners, check_pools, check_secrets, check_services
+from .checks import (
+    check_binds,
+    check_dae,
+    check_eap,
+    check_keys,
+    check_listeners,
+    check_pools,
+    check_radius_realm,
+    check_secrets,
+    check_services,
+    last,
+)
+from .lexer import Token
 from .model import (
     Bind,
     Config,
@@ -25,26 +36,14 @@ from .model import (
     L2tpOptions,
     PppoeOptions,
     Protocol,
-    RadiusServer,
+    Radius,
     RadiusServers,
     Realm,
     Tunnel,
     Where,
 )
-from .options import (
-    AUTHENTICATION,
-    CARRIER,
-    IPCP,
-    PORTS,
-    RADIUS,
-    SERVERS,
-    SET,
-    TUNNEL,
-    TUNNEL_DEFAULTS,
-    Option,
-    server,
-    usable,
-)
+from .options import CARRIER, IPCP, PORTS, SET, TUNNEL, TUNNEL_DEFAULTS, Option, usable
+from .options_radius import AUTHENTICATION, DAE, RADIUS, RADIUS_ONLY, SERVERS
 from .parser import Line
 from .reader import Args, Bad
 
@@ -71,15 +70,16 @@ class _Loader(Blocks):
         super().__init__()
         self._global = Settings()
         self._radius = Settings()
+        self._dae = Settings()
         self._tunnels: list[tuple[Tunnel, Settings]] = []
         self._pools: list[tuple[Ipcp, Settings]] = []
         self._binds: list[tuple[Bind, Where]] = []
         #: The names of tunnels that some bind names.
         self._bound: set[str] = set()
         self.statements = {
-            "set": partial(self._flat, SET, self._global),
+            "set": self._set,
             "tunnel": self._tunnel,
-            "radius": partial(self._flat, RADIUS, self._radius),
+            "radius": self._radius_statement,
             "authentication": self._authentication,
             "ipcp": self._ipcp,
             "interface": self._interface,
@@ -94,17 +94,16 @@ class _Loader(Blocks):
         check_listeners(self._tunnels, self.error)
         check_pools(self._pools, self.error, self.warning)
         check_binds(self._binds, self.warning)
+        if "bind" not in self.lost:
+            check_eap(self._tunnels, [bind for bind, _ in self._binds], self.warning)
+        radius = self._radius_config()
         self.finish()
         if self.errors:
             raise ConfigError(self.errors, self.warnings)
         return Config(
             file=path,
             **self._global.fields,
-            **self._radius.fields,
-            dae=Dae(
-                listen=tuple(value for word, value in self._radius.values("dae") if word == "listen"),
-                clients=tuple(value for word, value in self._radius.values("dae") if word == "client"),
-            ),
+            radius=radius,
             tunnels=tuple(self.defined("tunnel")),
             ipcps=tuple(self.defined("ipcp")),
             interfaces=tuple(self.defined("interface")),
@@ -113,12 +112,34 @@ class _Loader(Blocks):
             warnings=tuple(self.warnings),
         )
 
-    def _flat(self, table: Mapping[str, Option], settings: Settings, line: Line, args: Args) -> None:
-        """A statement that is an option of the whole configuration."""
-        option = table[args.keyword(*table)]
-        rest = Line(line.tokens[1:], line.end, line.damaged)
+    def _set(self, line: Line, args: Args) -> None:
+        self._flat(line, 1, SET[args.keyword(*SET)], self._global)
+
+    def _radius_statement(self, line: Line, args: Args) -> None:
+        word = args.keyword(*RADIUS, "dae")
+        if word == "dae":
+            self._flat(line, 2, DAE[args.keyword(*DAE)], self._dae)
+        else:
+            self._flat(line, 1, RADIUS[word], self._radius)
+
+    def _flat(self, line: Line, words: int, option: Option, settings: Settings) -> None:
+        """A statement that is an option of the whole configuration; *words* come before the option's."""
+        rest = Line(line.tokens[words:], line.end, line.damaged)
         rest.brace = line.brace
         self.option(rest, option, settings, line.tokens[0].text)
+
+    def _radius_config(self) -> Radius:
+        fields = self._radius.fields
+        spool = self._absolute(self._radius, "spool")
+        fields.pop("spool", None)
+        addresses = last(self._radius, "nas_addresses", lambda a: a.version, "nas-address of IPv{}", self.warning)
+        dae = Dae(
+            listen=last(self._dae, "listen", lambda at: at, "{0[0]} port {0[1]}", self.warning),
+            clients=last(self._dae, "clients", lambda client: client[0], "client {}", self.warning),
+            **self._dae.fields,
+        )
+        check_dae(dae, self._dae, self.warning)
+        return Radius(nas_addresses=addresses, spool=spool, dae=dae, **fields)
 
     def _tunnel(self, line: Line, args: Args) -> None:
         token, word = self.header(line, args, "tunnel", "protocol", [protocol.value for protocol in Protocol])
@@ -226,8 +247,6 @@ class _Loader(Blocks):
             return
         if token is not None:
             self.needs_block(line, args)
-        where = token.where if token is not None else line.tokens[0].where
-        self.unbuilt("authentication", "type", word, where)
         servers = {keyword: Settings() for keyword in SERVERS}
 
         def server_block(keyword: str, line: Line, args: Args) -> None:
@@ -236,7 +255,7 @@ class _Loader(Blocks):
             args.end()
             if line.block is None:
                 raise args.expected('"{"')
-            self.options(line.block, f"an {keyword} block", server(SERVERS[keyword]), servers[keyword])
+            self.options(line.block, f"an {keyword} block", SERVERS[keyword], servers[keyword])
 
         settings = Settings()
         self.options(
@@ -250,21 +269,10 @@ class _Loader(Blocks):
         if token is None:
             return
         users_file = self._users_file(settings)
-        if users_file is None and word == "local":
-            self.warning(token.where, "a local realm without users-file: logins by it fail")
-        if word == "radius" and "servers" not in servers["authentication-server"].items:
-            self.warning(token.where, "a radius realm without a server in authentication-server: logins by it fail")
-        settings.fields.pop("users_file", None)
-        authentication, accounting = (
-            RadiusServers(
-                servers=tuple(
-                    RadiusServer(address=address, port=port, secret=secret)
-                    for address, port, secret in servers[keyword].values("servers")
-                ),
-                **servers[keyword].fields,
-            )
-            for keyword in SERVERS
-        )
+        fallback = self._fallback(token, settings)
+        for field in ("users_file", "fallback"):
+            settings.fields.pop(field, None)
+        authentication, accounting = (self._servers(servers[keyword]) for keyword in SERVERS)
         realm = Realm(
             name=token.text,
             where=token.where,
@@ -272,21 +280,63 @@ class _Loader(Blocks):
             users_file=users_file,
             authentication=authentication,
             accounting=accounting,
+            fallback=fallback,
             **settings.fields,
         )
         self.become("authentication", token, realm)
+        if word == "radius":
+            check_radius_realm(realm, settings, servers, self.warning)
+            return
+        if users_file is None:
+            self.warning(token.where, "a local realm without users-file: logins by it fail")
+        if realm.eap_capable and "eap_capable" in settings.places:
+            what = "eap-capable yes has no effect: logins by EAP need a realm of type radius"
+            self.warning(settings.places["eap_capable"], what)
+        for keyword in RADIUS_ONLY:
+            where = settings.places.get(AUTHENTICATION[keyword].field)
+            if where is not None:
+                self.error(where, f"{keyword} is for realms of type radius, and this one is {word}")
+
+    def _servers(self, settings: Settings) -> RadiusServers:
+        return RadiusServers(
+            servers=last(settings, "servers", lambda s: (s.address, s.port), "{0[0]} port {0[1]}", self.warning),
+            source=last(settings, "source", lambda a: a.version, "source-address of IPv{}", self.warning),
+            **settings.fields,
+        )
+
+    def _fallback(self, token: Token, settings: Settings) -> str:
+        """The name of the realm that stands in for the one that *token* names."""
+        name: Token | None = settings.fields.get("fallback")
+        if name is None:
+            return ""
+        if name.text == token.text:
+            self.error(name.where, "a realm cannot be its own fallback-realm")
+            return ""
+        realm: Realm | None = self.find("authentication", name)
+        if realm is None:
+            return ""
+        if realm.fallback:
+            what = f'"{printable(realm.name)}" has a fallback-realm itself ("{printable(realm.fallback)}")'
+            self.error(name.where, f"{what}: a login goes on to one realm only")
+        return realm.name
 
     def _users_file(self, settings: Settings) -> Path | None:
-        if "users_file" not in settings.fields:
+        path = self._absolute(settings, "users_file")
+        if path is None:
             return None
         where = settings.places["users_file"]
-        path = Path(where.file).parent.absolute() / str(settings.fields["users_file"])
         try:
             if path.stat().st_mode & stat.S_IROTH:
                 self.warning(where, f'"{printable(str(path))}" holds passwords and everybody may read it')
         except OSError as failure:
             self.warning(where, f'cannot read "{printable(str(path))}": {failure.strerror}; logins fail meanwhile')
         return path
+
+    def _absolute(self, settings: Settings, field: str) -> Path | None:
+        """The file that a field names, against the directory of the file that it is in."""
+        if field not in settings.fields:
+            return None
+        return Path(settings.places[field].file).parent.absolute() / str(settings.fields[field])
 
     def _bind(self, line: Line, args: Args) -> None:
         try:

@@ -57,11 +57,12 @@ class AuthMethod(enum.Enum):
     PAP = "pap"
     CHAP = "chap"
     MSCHAPV2 = "mschapv2"
+    EAP = "eap"
 
     @property
     def gives_keys(self) -> bool:
-        """MPPE can encrypt the sessions of those that log in by it."""
-        return self is AuthMethod.MSCHAPV2
+        """MPPE can encrypt the sessions of those that log in by it; EAP if its method gives keys."""
+        return self in (AuthMethod.MSCHAPV2, AuthMethod.EAP)
 
 
 class Mppe(enum.Enum):
@@ -287,14 +288,31 @@ class RadiusServer:
     address: Address
     port: int
     secret: str = field(repr=False)
+    #: Of several servers, those with the lowest number are asked first.
+    priority: int = 0
+    #: Replies to an Access-Request count only with a Message-Authenticator.
+    require_message_authenticator: bool = True
+    #: Whether a server that is silent is asked by Status-Server if it is there again (RFC 5997).
+    status_server: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RadiusServers:
     servers: tuple[RadiusServer, ...] = ()
+    #: Seconds that a transmission waits for its answer.
     timeout: int = 9
+    #: Transmissions to one server.
     max_tries: int = 3
+    #: How often a request may go on to another server.
     max_failovers: int = 1
+    #: Servers of the same priority take turns; else the first that answers has them all.
+    balance: bool = False
+    #: Seconds that a silent server is left alone, as long as there is another.
+    dead_time: int = 60
+    #: Requests that a server has at once; those beyond wait here.
+    max_outstanding: int = 1024
+    #: Where packets come from, at most one address of each family; without one the kernel chooses.
+    source: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,7 +331,13 @@ class Realm:
     #: Made absolute against the directory of the file that names it.
     users_file: Path | None = None
     authentication: RadiusServers = RadiusServers()
-    accounting: RadiusServers = RadiusServers(timeout=9)
+    accounting: RadiusServers = RadiusServers()
+    #: Seconds that a login may take, over all transmissions and servers.
+    login_timeout: int = 60
+    #: Seconds between interim records, where a server says nothing of it; 0: none.
+    accounting_interim: int = 0
+    #: The name of the realm that is asked when no server answers; "": none.
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,12 +349,33 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dae:
-    """``radius dae``: who may disconnect sessions, and where we listen."""
+    """``radius dae``: who may disconnect and change sessions, and where we listen."""
 
     #: (address, port)
     listen: tuple[tuple[Address, int], ...] = ()
     #: (address, secret)
     clients: tuple[tuple[Address, str], ...] = field(default=(), repr=False)
+    #: Seconds that an Event-Timestamp may differ from our clock.
+    window: int = 300
+    #: Requests without one are discarded.
+    require_event_timestamp: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Radius:
+    """``radius``: what all requests of the daemon have in common."""
+
+    #: NAS-Identifier.
+    nas_id: str = "npppd"
+    #: NAS-IP-Address and NAS-IPv6-Address, at most one of each; without any, where a request comes from.
+    nas_addresses: tuple[Address, ...] = ()
+    #: NAS-Port-Id, with the names of facts in braces; "": what the carrier is known by.
+    nas_port_id: str = ""
+    #: Where accounting records wait for a server; None: where the daemon has its own.
+    spool: Path | None = None
+    #: Records that wait, beyond which an interim record replaces those of its session before it.
+    spool_limit: int = 1_000_000
+    dae: Dae = Dae()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,8 +385,7 @@ class Config:
     user_max_session: int = 0
     #: A login beyond a user's limit: False refuses it, True ends the user's oldest session for it.
     duplicate_replace: bool = False
-    nas_id: str = "npppd"
-    dae: Dae = Dae()
+    radius: Radius = Radius()
     tunnels: tuple[Tunnel, ...] = ()
     ipcps: tuple[Ipcp, ...] = ()
     interfaces: tuple[Interface, ...] = ()

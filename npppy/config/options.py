@@ -52,16 +52,8 @@ class Unbuilt(NamedTuple):
     message: str
 
 
-def _always(value: Any) -> bool:
-    return True
-
-
 #: Delete a row when its feature is built.
 UNBUILT = (
-    Unbuilt("authentication", "type", lambda v: v == "radius", "logins by this realm fail: RADIUS is not built yet"),
-    Unbuilt("authentication", "eap-capable", lambda v: v is True, "eap-capable has no effect: EAP is not built yet"),
-    Unbuilt("radius", "nas-id", _always, "radius nas-id has no effect: RADIUS is not built yet"),
-    Unbuilt("radius", "dae", _always, "radius dae has no effect: RADIUS is not built yet"),
     Unbuilt(
         "interface",
         "name",
@@ -213,28 +205,11 @@ def _dns_servers(args: Args) -> tuple[IPv4Address, ...] | None:
     return _servers(args)
 
 
-def _users_file(args: Args) -> str:
-    return args.text("the name of a file", 4095)
-
-
-def _nas_id(args: Args) -> str:
-    # RFC 2865 section 5: an attribute holds 253 octets.
-    return args.text("a string", 253)
-
-
-def _dae(args: Args) -> list[tuple[tuple[str, Any], Where]]:
-    where = args.where
-    word = args.keyword("listen", "client")
-    if word == "client":
-        return [((word, (args.address(), args.secret("secret"))), where)]
-    args.keyword("on")
-    return [((word, args.address_port(3799)), where)]
-
-
 # The tables.
 
 
-def _table(options: Iterable[Option]) -> dict[str, Option]:
+def table(options: Iterable[Option]) -> dict[str, Option]:
+    """The options by their keywords."""
     return {option.keyword: option for option in options}
 
 
@@ -349,9 +324,9 @@ _PPTP = [
 
 #: What a tunnel block may hold.
 TUNNEL = {
-    Protocol.PPPOE: _table([*_PPPOE, *_PPP]),
-    Protocol.L2TP: _table([*_L2TP, *_PPP]),
-    Protocol.PPTP: _table([*_PPTP, *_PPP]),
+    Protocol.PPPOE: table([*_PPPOE, *_PPP]),
+    Protocol.L2TP: table([*_L2TP, *_PPP]),
+    Protocol.PPTP: table([*_PPTP, *_PPP]),
 }
 
 #: Defaults that the protocol decides.
@@ -367,7 +342,7 @@ CARRIER: dict[Protocol, Callable[..., PppoeOptions | L2tpOptions | PptpOptions]]
     Protocol.PPTP: PptpOptions,
 }
 
-IPCP = _table(
+IPCP = table(
     [
         Option("pool-address", "ranges", _pool_address, repeat=True),
         Option("dns-servers", "dns", _dns_servers),
@@ -377,46 +352,11 @@ IPCP = _table(
     ]
 )
 
-AUTHENTICATION = _table(
-    [
-        Option("username-suffix", "username_suffix", Text(255, "")),
-        Option("user-max-session", "user_max_session", SESSIONS),
-        Option("strip-nt-domain", "strip_nt_domain", YESNO),
-        Option("strip-atmark-realm", "strip_atmark_realm", YESNO),
-        Option("eap-capable", "eap_capable", YESNO),
-        Option("users-file", "users_file", _users_file),
-    ]
-)
-
-#: Blocks of options within an authentication block, and the port of the servers in them.
-SERVERS = {"authentication-server": 1812, "accounting-server": 1813}
-
-
-def server(port: int) -> dict[str, Option]:
-    """What a block of RADIUS servers may hold."""
-
-    def address(args: Args) -> list[tuple[Any, Where]]:
-        where = args.where
-        return [((*args.address_port(port), args.secret("secret")), where)]
-
-    return _table(
-        [
-            Option("address", "servers", address, repeat=True),
-            Option("timeout", "timeout", Number(0, 300, 9)),
-            Option("max-tries", "max_tries", Number(0, 100, 3)),
-            Option("max-failovers", "max_failovers", Number(0, 100, 1)),
-        ]
-    )
-
-
 #: What ``set`` sets.
-SET = _table(
+SET = table(
     [
         Option("max-session", "max_session", SESSIONS),
         Option("user-max-session", "user_max_session", SESSIONS),
         Option("duplicate-session", "duplicate_replace", Choice({"deny": False, "replace": True})),
     ]
 )
-
-#: What ``radius`` sets.
-RADIUS = _table([Option("nas-id", "nas_id", _nas_id), Option("dae", "dae", _dae, repeat=True)])

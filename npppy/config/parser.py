@@ -16,7 +16,7 @@ _STATEMENTS = {
     "interface": (2, ("address",)),
     "bind": (1, ("tunnel",)),
     "set": (1, ("max-session", "user-max-session", "duplicate-session")),
-    "radius": (1, ("nas-id", "dae")),
+    "radius": (1, ("nas-id", "nas-address", "nas-port-id", "spool", "spool-limit", "dae")),
 }
 #: The same for blocks within a block.
 _INNER_BLOCKS = ("authentication-server", "accounting-server")

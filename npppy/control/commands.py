@@ -266,6 +266,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "daemon": Command("daemon", lambda words: {}, format.daemon),
     "monitor": Command("monitor", lambda words: all_or_filters(words, EVENTS), format.events, endless=True),
     "pipex": Command("pipex", pipex, format.pipex),
+    "radius": Command("radius", lambda words: {}, format.radius),
     "capture": Command("capture", capture, watch.lines, endless=True, into=("file", watch.PcapFile)),
     "tunnel": {
         "brief": Command("tunnel", tunnel_filters, format.tunnel_brief),

@@ -41,6 +41,20 @@ _CCP_CODES = _CODES | {proto.RESET_REQUEST: "ResetReq", proto.RESET_ACK: "ResetA
 _CONFIGURE = range(proto.CONFIGURE_REQUEST, proto.CONFIGURE_REJECT + 1)
 _PAP = {1: "AuthReq", 2: "AuthAck", 3: "AuthNak"}
 _CHAP = {1: "Challenge", 2: "Response", 3: "Success", 4: "Failure"}
+_EAP = {1: "Request", 2: "Response", 3: "Success", 4: "Failure"}
+#: Types of EAP that are met with PPP (RFC 3748 section 5, RFC 5216, and the registry).
+_EAP_TYPES = {
+    1: "identity",
+    2: "notification",
+    3: "nak",
+    4: "md5",
+    5: "otp",
+    6: "gtc",
+    13: "tls",
+    21: "ttls",
+    25: "peap",
+    26: "mschapv2",
+}
 
 _LCP_OPTIONS = {proto.OPT_MRU: "mru", proto.OPT_ACCM: "accm", proto.OPT_AUTH: "auth", proto.OPT_MAGIC: "magic"}
 _IPCP_OPTIONS = {
@@ -51,7 +65,7 @@ _IPCP_OPTIONS = {
     proto.OPT_NBNS2: "nbns2",
 }
 _CCP_OPTIONS = {proto.OPT_MPPE: "mppe"}
-_AUTH = {b"\xc0\x23": "pap", b"\xc2\x23\x05": "chap-md5", b"\xc2\x23\x81": "mschapv2"}
+_AUTH = {b"\xc0\x23": "pap", b"\xc2\x23\x05": "chap-md5", b"\xc2\x23\x81": "mschapv2", b"\xc2\x27": "eap"}
 
 _ICMP = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded"}
 _ICMP6 = {
@@ -182,7 +196,7 @@ def _payload(protocol: int, cursor: Cursor, length: int) -> str:
         return _ip6(cursor)
     if protocol == proto.COMPRESSED:
         return _mppe(cursor, length)
-    if protocol not in (proto.LCP, proto.IPCP, proto.PAP, proto.CHAP, proto.IPV6CP, proto.CCP):
+    if protocol not in (proto.LCP, proto.IPCP, proto.PAP, proto.CHAP, proto.EAP, proto.IPV6CP, proto.CCP):
         return ""
     code, identifier = cursor.u8(), cursor.u8()
     body = cursor.sub(cursor.u16() - 4)
@@ -190,6 +204,8 @@ def _payload(protocol: int, cursor: Cursor, length: int) -> str:
         return f"{_PAP.get(code, f'code {code}')} id={identifier}{_pap(code, body)}"
     if protocol == proto.CHAP:
         return f"{_CHAP.get(code, f'code {code}')} id={identifier}{_chap(code, body)}"
+    if protocol == proto.EAP:
+        return f"{_EAP.get(code, f'code {code}')} id={identifier}{_eap(code, body)}"
     name = {proto.LCP: _LCP_CODES, proto.CCP: _CCP_CODES}.get(protocol, _CODES).get(code, f"code {code}")
     text = f"{name} id={identifier}"
     if code in _CONFIGURE:
@@ -239,6 +255,16 @@ def _chap(code: int, body: Cursor) -> str:
         body.take(body.u8())
         return f' name="{printable(body.rest())}"'
     return f' "{printable(body.rest())}"'
+
+
+def _eap(code: int, body: Cursor) -> str:
+    if code not in (1, 2):
+        return ""
+    kind = body.u8()
+    name = _EAP_TYPES.get(kind, f"type {kind}")
+    if kind in (1, 2) and len(body):
+        return f' {name} "{printable(body.rest())}"'
+    return f" {name}, {len(body)} octets" if len(body) else f" {name}"
 
 
 def _ip(cursor: Cursor) -> str:

@@ -98,6 +98,14 @@ def block(row: Message) -> str:
     ]
     if "mppe_in" in row:
         lines.append(("MPPE", f"in {row['mppe_in']}; out {row['mppe_out']}"))
+    if "acct_session_id" in row:
+        lines.append(("Acct-Session-Id", row["acct_session_id"]))
+    lines += [("Framed-Route", route) for route in row.get("routes", ())]
+    if "filter_id" in row:
+        lines.append(("Filter-Id", printable(row["filter_id"])))
+    for name, title in (("session_timeout", "Session Timeout"), ("idle_timeout", "Idle Timeout")):
+        if name in row:
+            lines.append((title, elapsed(row[name]).rstrip()))
     if row["state"] not in ("up", "terminate"):
         # npppd shows no such session, so its text has no line for this.
         lines.append(("State", row["state"]))
@@ -287,14 +295,95 @@ def pipex(answer: Answer, out: TextIO) -> None:
         _table(out, ("Map", "Used", "of", "Octets"), [*maps, ("all", "", "", done["memory"])])
 
 
-def _table(out: TextIO, titles: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    """Columns as wide as they must be, numbers to the right; nothing at all without rows."""
+def radius(answer: Answer, out: TextIO) -> None:
+    found: dict[str, list[Message]] = {"server": [], "records": [], "client": []}
+    for rows in answer:
+        for row in rows:
+            found[row["what"]].append(row)
+    done = answer.done
+    for row in (*found["server"], *found["client"]):
+        row["name"] = row["address"] if "port" not in row else _place(row["address"], row["port"])
+    _table(
+        out,
+        ("Server", "For", "State", "Since", "RTT ms", "Last", "Requests", "Again", "Lost", "Sent", "Queue"),
+        [
+            (
+                row["name"],
+                row["kind"],
+                row["state"],
+                time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(row["since"])) if row["since"] else "-",
+                round(row["rtt_ms"], 1),
+                round(row["last_rtt_ms"], 1),
+                row["requests"],
+                row["retransmissions"],
+                row["timeouts"],
+                row["outstanding"],
+                row["queued"],
+            )
+            for row in found["server"]
+        ],
+        between=False,
+    )
+    replies = ("answers", "accepts", "rejects", "challenges")
+    _table(
+        out,
+        ("Server", "For", "Answers", "Accepts", "Rejects", "Challenges", "Not counted"),
+        [
+            (*(row[field] for field in ("name", "kind", *replies)), _counts(row["bad"]))
+            for row in found["server"]
+        ],
+    )
+    if found["server"]:
+        out.write("\n")
+    where = printable(done["spool"]) or "in memory"
+    oldest = f", the oldest for {elapsed(done['oldest']).rstrip()}" if done["records"] else ""
+    out.write(f"Spool: {where}, records that wait: {done['records']}{oldest}\n")
+    if done["trouble"]:
+        out.write(f"It cannot be written: {printable(done['trouble'])}\n")
+    _table(out, ("Realm", "Records"), [(printable(row["realm"]), row["records"]) for row in found["records"]])
+    if found["records"]:
+        out.write("\n")
+    lost = f", answers not sent: {_counts(done['lost'])}" if done["lost"] else ""
+    listen = ", ".join(done["listen"]) or "nowhere"
+    out.write(f"Dynamic authorization: listening {listen}, packets from strangers: {done['strangers']}{lost}\n")
+    counters = ("disconnects", "disconnect_acks", "disconnect_naks", "changes", "change_acks", "change_naks")
+    _table(
+        out,
+        ("Client", "Disconnect", "ACK", "NAK", "CoA", "ACK", "NAK", "Repeated", "Waiting", "Errors", "Discarded"),
+        [
+            (
+                row["name"],
+                *(row[name] for name in (*counters, "duplicates", "waiting")),
+                _counts(row["errors"]),
+                _counts(row["discarded"]),
+            )
+            for row in found["client"]
+        ],
+    )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{printable(name)}={count}" for name, count in counts.items()) or "-"
+
+
+def _place(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _table(out: TextIO, titles: tuple[str, ...], rows: list[tuple[Any, ...]], *, between: bool = True) -> None:
+    """Columns as wide as they must be, numbers to the right; nothing at all without rows.
+
+    *between*: with an empty line before.
+    """
     if not rows:
         return
     shown = [tuple("-" if cell is None else str(cell) for cell in row) for row in (titles, *rows)]
-    numbers = [all(cell in ("", None) or isinstance(cell, int) for cell in cells) for cells in zip(*rows, strict=True)]
+    numbers = [
+        all(cell in ("", None) or isinstance(cell, int | float) for cell in cells) for cells in zip(*rows, strict=True)
+    ]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    out.write("\n")
+    if between:
+        out.write("\n")
     for row in shown:
         cells = (
             cell.rjust(width) if right else cell.ljust(width)

@@ -51,6 +51,14 @@ class SessionInfo:
     #: How the data that comes from the peer is encrypted, and what goes to it: "128bits,stateless", or "".
     mppe_in: str = ""
     mppe_out: str = ""
+    #: What RADIUS calls the session by; "": it has not heard of it.
+    acct_session_id: str = ""
+    #: Networks behind the peer, beside its own.
+    routes: tuple[str, ...] = ()
+    filter_id: str = ""
+    #: What its realm says, in seconds; 0: nothing.
+    session_timeout: int = 0
+    idle_timeout: int = 0
 
 
 #: Called with "start" or "stop" and the session.

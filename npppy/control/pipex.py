@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from ..pipex.base import NO_WISH, Attached, Backend, Count, Counters, Police
 from ..pipex.capture import CaptureError, Captures, Frame
 from ..pipex.ebpf.libbpf import BpfError
+from ..pipex.police import LEAST_RATE, MOST_BURST, MOST_RATE, default_burst
 from ..pipex.user import UserFlow
+from ..ppp import proto
 from ..ppp.engine import Engine
 from ..ppp.link import IN
 from ..ppp.session import Session
@@ -26,18 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("npppy.control")
 
-#: Seconds of a rate that may pass at once where no burst is given, and octets at least: ten whole packets.
-BURST_TIME: Final = 0.1
-LEAST_BURST: Final = 15_000
-#: Octets; what the programs can count with.
-MOST_BURST: Final = 18 * 10**9
 #: What counters are of, by the first word of their names.
 _KINDS: Final = {"drop": "drops", "punt": "punts", "user": "punts"}
-
-#: Bits a second.
-LEAST_RATE: Final = 8_000
-MOST_RATE: Final = 10**12
-
 
 
 class PipexCommands:
@@ -67,7 +59,7 @@ class PipexCommands:
         if not isinstance(flow, UserFlow):
             raise RequestError(f"back end {self._backend().state().backend} carries nothing")
         if "police" in request:
-            self._police(session, flow, request["police"])
+            self._police(session, request["police"])
         elif request.get("carry") == "user":
             self._engine.wish(session.id, user=True)
             flow.to_user()
@@ -89,24 +81,27 @@ class PipexCommands:
         return session
 
     def _limits(self, session: Session) -> Message:
-        wish = self._engine.wishes.get(session.id, NO_WISH)
-        return limits(wish.police_down, wish.police_up)
+        up, down = session.limits
+        return limits(down, up)
 
-    def _police(self, session: Session, flow: UserFlow, police: object) -> None:
+    def _police(self, session: Session, police: object) -> None:
         if police is None:
             police = {"down": 0, "up": 0}
         if not isinstance(police, dict):
             raise RequestError("police: not an object")
         link, tunnel = session.call.link, session.tunnel
-        # It must let the largest packet pass, also after LCP has agreed anew.
-        packet = max(link.max_mru, tunnel.mru)
+        # It must let the largest packet pass, also after LCP has agreed anew, or on nothing.
+        packet = min(link.max_mru, max(tunnel.mru, proto.DEFAULT_MRU))
         down = _bucket(police.get("down"), police.get("burst_down"), packet)
         up = _bucket(police.get("up"), police.get("burst_up"), packet)
-        try:
-            flow.police(up, down)
-        except BpfError as error:
-            raise RequestError(str(error)) from None
+        before = self._engine.wishes.get(session.id, NO_WISH)
+        # Without a wish, what its realm says holds.
         self._engine.wish(session.id, police_down=down, police_up=up)
+        try:
+            session.limit()
+        except BpfError as error:
+            self._engine.wish(session.id, police_down=before.police_down, police_up=before.police_up)
+            raise RequestError(str(error)) from None
 
     def _to_ebpf(self, session: Session, flow: UserFlow) -> None:
         self._engine.wish(session.id, user=False)
@@ -208,7 +203,7 @@ def _bucket(rate: object, burst: object, packet: int) -> Police | None:
         raise RequestError(f"a rate of {rate} bit/s: it may be {LEAST_RATE} to {MOST_RATE}, or 0 for no limit")
     octets = rate // 8
     if burst is None:
-        burst = max(int(octets * BURST_TIME), LEAST_BURST)
+        burst = default_burst(octets)
     assert isinstance(burst, int)
     if not packet <= burst <= MOST_BURST:
         raise RequestError(

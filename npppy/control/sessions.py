@@ -138,6 +138,9 @@ def _extras(info: SessionInfo) -> Message:
     if info.mppe_in:
         fields["mppe_in"] = info.mppe_in
         fields["mppe_out"] = info.mppe_out
+    for name in ("acct_session_id", "routes", "filter_id", "session_timeout", "idle_timeout"):
+        if value := getattr(info, name):
+            fields[name] = value
     return fields
 
 

@@ -8,7 +8,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import NamedTuple
 
 from ..l2tp.encap import L2tpEncap
-from ..pipex.base import NO_WISH, Flow
+from ..pipex.base import Flow
 from ..pipex.user import UserFlow
 from ..ppp.engine import Engine
 from ..ppp.link import Call
@@ -58,7 +58,8 @@ class EngineSubject:
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         def hear(event: str, session: Session, now: float) -> None:
-            listener(event, describe(session, now))
+            if event != "change":
+                listener(event, describe(session, now))
 
         self._engine.listeners.append(hear)
         return lambda: self._engine.listeners.remove(hear)
@@ -68,12 +69,12 @@ def describe(session: Session, now: float) -> SessionInfo:
     login, site, link = session.login_of, session.site, session.call.link
     ids = _ids(session.call)
     mppe_out, mppe_in = map(str, session.mppe.modes) if session.mppe is not None else ("", "")
-    wish = session.engine.wishes.get(session.id, NO_WISH)
+    police_up, police_down = session.limits
     since = session.started if session.up_since is None else session.up_since
     return SessionInfo(
         ppp_id=session.id,
         state=session.phase.name.lower() if session.phase < Phase.DEAD else "terminate",
-        username=session.username,
+        username=session.profile.username or session.username,
         realm=login.realm.name if login else "",
         interface=site.conf.name if site else "",
         address=session.ip,
@@ -85,8 +86,8 @@ def describe(session: Session, now: float) -> SessionInfo:
         duration=now - since,
         counters=session.counters(),
         pipex=carrier(session.flow),
-        police_down=wish.police_down,
-        police_up=wish.police_up,
+        police_down=police_down,
+        police_up=police_up,
         tunnel_id=ids.tunnel_id,
         peer_tunnel_id=ids.peer_tunnel_id,
         session_id=ids.session_id,
@@ -95,6 +96,11 @@ def describe(session: Session, now: float) -> SessionInfo:
         called_number=link.caller.called_number,
         mppe_in=mppe_in,
         mppe_out=mppe_out,
+        acct_session_id=session.acct_session_id if login and login.realm.type == "radius" else "",
+        routes=tuple(map(str, session.routes)),
+        filter_id=session.profile.filter_id,
+        session_timeout=session.profile.session_timeout,
+        idle_timeout=session.profile.idle_timeout or 0,
     )
 
 

@@ -59,6 +59,8 @@ class LnsCall(Leg):
                 called_number=message.text(Attr.CALLED_NUMBER, "")[:_TEXT],
             ),
             max_mru=MAX_MRU if len(tunnel.endpoint.peer) == 4 else MAX_MRU6,
+            over=tunnel,
+            call_id=session_id,
         )
         # None: data has no sequence numbers.
         self.sequence: Sequence | None = None

@@ -10,11 +10,13 @@ import hmac
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Protocol
 
 from ..cursor import Malformed
 from ..pipex.icmp import RateLimit
 from ..ppp.cause import Cause
+from ..ppp.link import TunnelEnds
 from ..text import printable
 from ..wheel import Timed, Wheel
 from . import causes, codec, secret
@@ -40,6 +42,8 @@ CYCLE = 31.0
 IDLE = 16.0
 #: Characters of a peer's name that are kept.
 NAME = 253
+#: RFC 2868 section 3.1.
+_TUNNEL_TYPE = 3
 #: Messages that set tunnels up, by the state in which one is expected, and those about calls.
 _SETUP = frozenset((Type.SCCRQ, Type.SCCRP, Type.SCCCN))
 _CALL = frozenset(
@@ -201,11 +205,16 @@ class Tunnel(Timed):
         if self._is_ours(message, now) and self._answer(message, Type.SCCRP, avps, now):
             self.send(0, Type.SCCRP, avps, now)
 
+    @property
+    def _name(self) -> str:
+        """Our Host Name."""
+        return self.service.options.hostname or self._host.hostname
+
     def _introduction(self) -> Avps:
         options = self.service.options
         avps = [
             (Attr.PROTOCOL_VERSION, VERSION),
-            (Attr.HOST_NAME, (options.hostname or self._host.hostname).encode()),
+            (Attr.HOST_NAME, self._name.encode()),
             (Attr.FRAMING_CAPABILITIES, u32(FRAMING)),
             (Attr.ASSIGNED_TUNNEL_ID, u16(self.id)),
             (Attr.FIRMWARE_REVISION, u16(FIRMWARE)),
@@ -519,7 +528,19 @@ class Tunnel(Timed):
         self._host.wheel.disarm(self)
         self._host.forget(self)
 
-    # What operators ask for.
+    # What others ask for.
+
+    @property
+    def ends(self) -> TunnelEnds:
+        at = self.endpoint
+        return TunnelEnds(
+            type=_TUNNEL_TYPE,
+            client=at.host,
+            server=str(ip_address(at.local)),
+            client_name=self.peer_name,
+            server_name=self._name,
+            name=f"L2TP-CTRL-{self.id}",
+        )
 
     def move(self, endpoint: Endpoint, now: float) -> None:
         """The peer is somewhere else now."""

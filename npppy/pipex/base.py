@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..ppp.mppe import Mppe
 
-#: An IPv6 network: its 16 octets, and its prefix length.
+#: An IPv4 network: an address in it, and its prefix length; and an IPv6 network, whose address is 16 octets.
+Network4 = tuple[int, int]
 Network6 = tuple[bytes, int]
 
 
@@ -34,8 +36,23 @@ class Counters(NamedTuple):
     def plus(self, other: Counters) -> Counters:
         return Counters(*(a + b for a, b in zip(self, other, strict=True)))
 
+    def minus(self, other: Counters) -> Counters:
+        return Counters(*(a - b for a, b in zip(self, other, strict=True)))
+
 
 _NOTHING: Final = Counters()
+
+
+class Leftovers(NamedTuple):
+    """What sessions of an earlier npppyd had counted in the kernel when it was killed, by ppp id modulo 2^32.
+
+    Of each it is what its last flow had: see :meth:`Flow.close`.
+    """
+
+    #: Those whose flow was open.
+    open: dict[int, Counters]
+    #: Of others as many as there are traces of: whether what they had counted was yet noted anywhere, who noted knows.
+    closed: dict[int, Counters]
 
 
 class Police(NamedTuple):
@@ -74,6 +91,8 @@ class FlowSpec:
     address: int
     #: Prefix length of the network behind the peer; 32: the peer alone.
     prefixlen: int = 32
+    #: Further networks behind it, where it has an address.  Its own may be among them.
+    networks: tuple[IPv4Network, ...] = ()
     #: Its framed and delegated prefixes, none of them twice; without any it has no IPv6.
     networks6: tuple[Network6, ...] = ()
     #: The largest IP packet that the peer takes (its MRU), and that we take from it (ours).
@@ -101,6 +120,15 @@ class FlowSpec:
     #: Its packets are encrypted both ways, and clear ones from the peer are no good; None: they are in the clear.
     mppe: Mppe | None = None
 
+    def networks4(self) -> tuple[Network4, ...]:
+        """All IPv4 networks behind the peer, each once and without further bits; without what is the peer alone."""
+        if not self.address or (self.prefixlen == 32 and not self.networks):
+            return ()
+        own = IPv4Network((self.address, self.prefixlen), strict=False)
+        found = dict.fromkeys((own, *self.networks))
+        found.pop(IPv4Network(self.address), None)
+        return tuple((int(network.network_address), network.prefixlen) for network in found)
+
 
 class Flow(Protocol):
     """The data of one session, in the hands of a back end."""
@@ -120,8 +148,25 @@ class Flow(Protocol):
     def heard(self) -> float:
         """When the back end last saw a frame of the peer of its own accord, so that nobody else had to; 0: never."""
 
+    def by_python(self) -> Counters:
+        """What Python has carried of it: all but what stands in the kernel's maps."""
+
+    def police(self, up: Police | None, down: Police | None) -> None:
+        """Limit the rate from the peer and that to it, or lift a limit; nothing is lost over it.
+
+        A new limit begins with its burst, one that is as it was stays as it is.  Raises
+        :class:`~npppy.pipex.ebpf.libbpf.BpfError` for a rate or burst that cannot be; then nothing has changed.
+        """
+
     def close(self) -> Counters:
         """Stop, and remove what belongs to the session; returns the last counters."""
+
+    def late(self) -> Counters:
+        """What has been counted since it was closed, by who was just at work.
+
+        That is over in some milliseconds, and may be asked for until some hundred others have been added; then it is
+        nothing.
+        """
 
 
 class Backend(Protocol):

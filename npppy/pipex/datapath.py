@@ -9,6 +9,7 @@ from pathlib import Path
 from ..config.model import Config, Interface, Ipcp, L2tpOptions, PipexChoice, PppoeOptions, PptpOptions, Tunnel
 from ..tun.device import TunInterface
 from ..tun.netlink import LinkState, Netlink, NetlinkError
+from .base import Leftovers
 from .ebpf.libbpf import BpfError
 from .ebpf.plumbing import end_leftovers
 from .ebpf.probe import choose
@@ -41,6 +42,8 @@ class DataPath:
 
         Raises :class:`DataPathError` if a tunnel insists on a back end that does not work here.
         """
+        #: What sessions of an earlier process had counted, of which there may be many: to be cleared by who needs it.
+        self.leftovers = Leftovers({}, {})
         self.tuns: dict[str, TunInterface] = {}
         self._access: frozenset[str] = frozenset()
         self._fast = False
@@ -53,9 +56,9 @@ class DataPath:
         if not _wanting(config.tunnels):
             self.backend = UserBackend(UNASKED)
             log.info("pipex: back end user, Python carries all packets: %s", UNASKED)
-            end_leftovers(pins)
+            end_leftovers(pins, self.leftovers)
             return
-        self.backend = choose(capacity(config), pins)
+        self.backend = choose(capacity(config), pins, self.leftovers)
         try:
             self.configure(config)
         except DataPathError:

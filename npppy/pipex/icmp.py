@@ -119,6 +119,10 @@ class RateLimit:
         self.tokens = float(burst)
         self.last = 0.0
 
+    def is_of(self, limit: tuple[float, int] | None) -> bool:
+        """Whether it has that rate and burst."""
+        return (self.rate, self.burst) == limit
+
     def take(self, now: float, count: int = 1) -> bool:
         """Take tokens, if there are so many."""
         # Who has the time from elsewhere may be a little behind.

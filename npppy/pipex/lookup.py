@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, TypeVar
 
-from .base import ConflictError, Counters, Network6
+from .base import ConflictError, Counters, Network4, Network6
 
 _F = TypeVar("_F")
 
@@ -68,7 +68,7 @@ class Table(Generic[_F]):
     def __init__(self) -> None:
         #: What flows had carried when they were closed.
         self.closed = Counters()
-        #: By IPv4 address; the packet path looks here first.
+        #: By IPv4 address, networks of one address among them; the packet path looks here first.
         self.hosts: dict[int, _F] = {}
         self._networks: Networks[_F] = Networks(32)
         self._networks6: Networks[_F] = Networks(128)
@@ -76,32 +76,50 @@ class Table(Generic[_F]):
         self.network = self._networks.find
         self.network6 = self._networks6.find
 
-    def add(self, address: int, prefixlen: int, flow: _F, networks6: Iterable[Network6] = ()) -> None:
-        """*address* is 0 where there is none of IPv4.
+    def add(
+        self, address: int, networks: Iterable[Network4], flow: _F, networks6: Iterable[Network6] = ()
+    ) -> None:
+        """*address* is 0 where there is none of IPv4; *networks* are those behind it.
 
         Raises :class:`ConflictError` if the address, or the very same network, has a flow; then nothing is added.
         """
         if address in self.hosts:
             raise ConflictError(f"address {IPv4Address(address)} is taken")
-        done = []
-        try:
-            for network, length in networks6:
-                self._networks6.add(int.from_bytes(network, "big"), length, flow)
-                done.append((network, length))
-            if prefixlen < 32:
-                self._networks.add(address, prefixlen, flow)
-        except ConflictError:
-            for network, length in done:
-                self._networks6.remove(int.from_bytes(network, "big"), length)
-            raise
         if address:
             self.hosts[address] = flow
+        done: list[Network4] = []
+        done6: list[Network6] = []
+        try:
+            for network in networks:
+                self._add(*network, flow)
+                done.append(network)
+            for network6 in networks6:
+                self._networks6.add(int.from_bytes(network6[0], "big"), network6[1], flow)
+                done6.append(network6)
+        except ConflictError:
+            self.remove(address, done, done6)
+            raise
 
-    def remove(self, address: int, prefixlen: int, networks6: Iterable[Network6] = ()) -> None:
+    def remove(self, address: int, networks: Iterable[Network4], networks6: Iterable[Network6] = ()) -> None:
         """Forget what :meth:`add` put there."""
         if address:
             del self.hosts[address]
-        if prefixlen < 32:
-            self._networks.remove(address, prefixlen)
-        for network, length in networks6:
-            self._networks6.remove(int.from_bytes(network, "big"), length)
+        for network, length in networks:
+            if length == 32:
+                del self.hosts[network]
+            else:
+                self._networks.remove(network, length)
+        for octets, length in networks6:
+            self._networks6.remove(int.from_bytes(octets, "big"), length)
+
+    def leads_to(self, flow: _F, address: int) -> bool:
+        """Whether packets for an IPv4 address are for that flow."""
+        return (self.hosts.get(address) or self.network(address)) is flow
+
+    def _add(self, network: int, length: int, flow: _F) -> None:
+        if length < 32:
+            self._networks.add(network, length, flow)
+        elif network in self.hosts:
+            raise ConflictError(f"network {IPv4Address(network)}/32 is taken")
+        else:
+            self.hosts[network] = flow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Counters, FlowSpec, PipexState
+from .base import Counters, FlowSpec, PipexState, Police
 from .lookup import Table
 
 
@@ -26,6 +26,11 @@ class NullFlow:
     def counters(self) -> Counters:
         return Counters(in_bytes=self._bytes, in_packets=self._packets)
 
+    by_python = counters
+
+    def police(self, up: Police | None, down: Police | None) -> None:
+        """It limits nothing."""
+
     def last_active(self) -> float:
         return self._active
 
@@ -34,9 +39,12 @@ class NullFlow:
 
     def close(self) -> Counters:
         if self._table is not None:
-            self._table.remove(self._spec.address, self._spec.prefixlen, self._spec.networks6)
+            self._table.remove(self._spec.address, self._spec.networks4(), self._spec.networks6)
             self._table = None
         return self.counters()
+
+    def late(self) -> Counters:
+        return Counters()
 
 
 class NullBackend:
@@ -63,5 +71,5 @@ class NullBackend:
 
     def add(self, spec: FlowSpec, now: float) -> NullFlow:
         flow = NullFlow(spec, self._table, now)
-        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
+        self._table.add(spec.address, spec.networks4(), flow, spec.networks6)
         return flow

@@ -155,6 +155,7 @@ class UserFlow:
         "_interface",
         "_mtu",
         "_network",
+        "_networks",
         "_networks6",
         "_out_bytes",
         "_out_errors",
@@ -162,7 +163,6 @@ class UserFlow:
         "_out_packets",
         "_police_down",
         "_police_up",
-        "_prefixlen",
         "_send",
         "_table",
     )
@@ -173,7 +173,7 @@ class UserFlow:
         self._table: Table[UserFlow] | None = table
         self._send = spec.send
         self._address = spec.address
-        self._prefixlen = spec.prefixlen
+        self._networks = spec.networks4()
         self._networks6 = spec.networks6
         # A mask of 0 lets everything pass; of IPv4, without an address, nothing does.
         self._filter = mask(spec.prefixlen) if spec.ingress_filter or not spec.address else 0
@@ -200,7 +200,11 @@ class UserFlow:
         if not header <= total <= size:
             self._in_errors += 1
             return
-        if self._filter and int.from_bytes(packet[12:16], "big") & self._filter != self._network:
+        if (
+            self._filter
+            and (source := int.from_bytes(packet[12:16], "big")) & self._filter != self._network
+            and not (self._networks and self._table.leads_to(self, source))
+        ):
             self._in_errors += 1
             return
         if self._police_up is not None and not self._police_up.take(now, total):
@@ -340,9 +344,11 @@ class UserFlow:
         return False
 
     def police(self, up: Police | None, down: Police | None) -> None:
-        """Limit the rate from the peer and that to it, or lift a limit."""
-        self._police_up = RateLimit(*up) if up else None
-        self._police_down = RateLimit(*down) if down else None
+        """Limit the rate from the peer and that to it, or lift a limit.  A new limit begins with its burst."""
+        if self._police_up is None or not self._police_up.is_of(up):
+            self._police_up = RateLimit(*up) if up else None
+        if self._police_down is None or not self._police_down.is_of(down):
+            self._police_down = RateLimit(*down) if down else None
 
     def mirror(self, on: bool) -> None:
         """Have the kernel copy the frames that it sees, or no more (:meth:`UserBackend.mirror`)."""
@@ -351,9 +357,13 @@ class UserFlow:
         """Further packets from the peer are errors.  Closing again does nothing."""
         if self._table is not None:
             self._table.closed = self._table.closed.plus(self.by_python())
-            self._table.remove(self._address, self._prefixlen, self._networks6)
+            self._table.remove(self._address, self._networks, self._networks6)
             self._table = None
         return self.counters()
+
+    def late(self) -> Counters:
+        """Nobody is at work but Python."""
+        return Counters()
 
 
 class UserBackend:
@@ -389,7 +399,7 @@ class UserBackend:
         Raises :class:`ConflictError` if its address or a network is taken by another flow.
         """
         flow = UserFlow(spec, self.interfaces[spec.interface], self._table, now)
-        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
+        self._table.add(spec.address, spec.networks4(), flow, spec.networks6)
         return flow
 
     def why_not(self, interface: str, encap: object) -> str:

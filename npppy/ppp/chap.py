@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from hashlib import md5
 
-from ..aaa.base import Accept, Answer, Chap, Failed, MsChapV2, Proof
+from ..aaa.base import Accept, Answer, Chap, Failed, MsChapV2, Proof, Reject
 from ..config.model import AuthMethod
 from ..wheel import Timed
 from . import mschap, proto
@@ -23,6 +23,10 @@ INTERVAL = 3
 
 #: A challenge of ours, in octets: what RFC 2759 section 3 demands, and ample for MD5.
 CHALLENGE_LENGTH = 16
+
+
+#: Of a server's text, so many octets are passed on: peers have buffers.
+_MESSAGE = 200
 
 
 def _packet(code: int, identifier: int, data: bytes) -> bytes:
@@ -96,10 +100,13 @@ class ChapServer(Timed):
         self.host.send(proto.CHAP, self._answer)
 
     def _message(self, answer: Answer) -> bytes:
+        text = answer.message.encode()[:_MESSAGE] if isinstance(answer, Accept | Reject) else b""
         if self.method is AuthMethod.CHAP:
-            return b"OK" if isinstance(answer, Accept) else b"FAILED"
+            return text or (b"OK" if isinstance(answer, Accept) else b"FAILED")
         if isinstance(answer, Accept):
-            return answer.authenticator_response.encode() + b" M=Welcome"
+            return answer.authenticator_response.encode() + b" M=" + (text or b"Welcome")
+        if isinstance(answer, Reject) and answer.mschap_error:
+            return answer.mschap_error.encode()
         # RFC 2759 section 6, without M=: npppd leaves it out for the sake of peers that hang on it.  R=0: no retry.
         # 691 is a wrong name or password, 930 no answer from the server that knows.
         error = 930 if isinstance(answer, Failed) else 691

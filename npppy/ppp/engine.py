@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Protocol
 
-from ..aaa.base import Accept, Authenticator
+from ..aaa.base import Accept, Authenticator, names
 from ..config.model import Bind, Config, Interface, Realm, Tunnel
 from ..pipex.base import NO_WISH, Backend, Wish
 from ..pipex.icmp import RateLimit
 from ..pool import Pool, PoolExhausted
+from ..text import printable
 from ..wheel import Wheel
 from . import proto
 from .cause import Cause
@@ -99,10 +100,13 @@ class Engine:
         random: Callable[[int], bytes],
         aaa: Authenticator,
         hostname: str,
+        boot: int = 0,
     ) -> None:
+        """*boot*: what no other life of this daemon has, of 32 bits; accounting tells sessions apart by it."""
         self.wheel = wheel
         self.random = random
         self.aaa = aaa
+        self.boot = boot
         #: The name in a CHAP Challenge unless the tunnel has its own.
         self.hostname = hostname
         self.config: Config | None = None
@@ -112,6 +116,10 @@ class Engine:
         #: What operators want of the data path of sessions, by id.
         self.wishes: dict[int, Wish] = {}
         self._by_user: dict[str, list[Session]] = {}
+        #: Those that a realm has given another name, by that.
+        self._renamed: dict[str, list[Session]] = {}
+        #: The pools of all ipcp blocks, by name.
+        self.pools: dict[str, Pool] = {}
         #: By domain and address: ``domain << 32 | address``.
         self._by_address: dict[int, Session] = {}
         #: By domain and network, those with one behind them.
@@ -132,13 +140,17 @@ class Engine:
         self.catching_up = RateLimit(*CATCHING_UP)
         self.closing = False
 
-    def configure(self, config: Config, sites: Mapping[str, Site], now: float) -> None:
+    def configure(
+        self, config: Config, sites: Mapping[str, Site], now: float, pools: Mapping[str, Pool] | None = None
+    ) -> None:
         """Take a configuration, the first or a new one.
 
-        Sessions keep the tunnel options that they came in with; one whose interface is gone is ended.
+        Sessions keep the tunnel options that they came in with; one whose interface is gone is ended.  *pools* are
+        those that a realm may name, by their ipcp blocks; None: those of the interfaces.
         """
         self.config = config
         self.sites = dict(sites)
+        self.pools = dict(pools) if pools is not None else {s.conf.ipcp.name: s.pool for s in sites.values()}
         self._binds = {}
         for bind in config.binds:
             self._binds.setdefault(bind.tunnel.name, []).append(bind)
@@ -186,7 +198,7 @@ class Engine:
         del self.sessions[session.id]
 
     def notify(self, event: str, session: Session, now: float) -> None:
-        """Tell listeners of "start" and "stop"."""
+        """Tell listeners of "start" and "stop", and of "change": of its profile, or of what carries its data."""
         if event == "start":
             del self._half_open[session]
         for listener in self.listeners:
@@ -207,16 +219,8 @@ class Engine:
                 best, length = bind, len(suffix)
         if best is None:
             return None
-        realm = best.realm
-        user = username
-        if realm.strip_nt_domain:
-            user = user.partition("\\")[2] or user
-        if realm.strip_atmark_realm:
-            user = user.rpartition("@")[0] or user
-        account = user
-        if realm.username_suffix:
-            account = user.removesuffix(realm.username_suffix) or user
-        return Login(realm, account, user, best.interface.name)
+        user, account = names(best.realm, username)
+        return Login(best.realm, account, user, best.interface.name)
 
     def admit(self, session: Session, login: Login, accept: Accept, now: float) -> str:
         """Count an authenticated session against the limits and give it an address; returns why not, or ""."""
@@ -224,7 +228,10 @@ class Engine:
         if config is None or site is None:
             return f"interface {login.interface} is not there"
         ipcp = site.conf.ipcp
-        victims = self._surplus(login, config)
+        pool = self.pools.get(accept.pool) if accept.pool else site.pool
+        if pool is None:
+            return f"there is no ipcp {printable(accept.pool)}, whose pool its realm wants"
+        victims = self._surplus(login, config, accept.port_limit)
         if victims and not config.duplicate_replace:
             return "user-max-session"
         for what, holder in self._holders(site, accept):
@@ -248,24 +255,29 @@ class Engine:
                 session.site = None
                 return f"address {IPv4Address(accept.address)} cannot be had: it is reserved"
             self._take(session, accept.address, accept.prefixlen)
-        elif not (accept.address_by_peer and ipcp.allow_user_selected_address):
-            refusal = self.assign(session, 0, now)
+        elif accept.pool or not (accept.address_by_peer and ipcp.allow_user_selected_address):
+            refusal = self.assign(session, 0, now, pool)
             if refusal:
                 session.site = None
                 return refusal
+        session.routes = accept.routes
+        for network in accept.routes:
+            self._by_network[site.domain, network] = session
+        self._reroute(session, site)
         session.login_of = login
         self._by_user.setdefault(login.user, []).append(session)
         self._by_ipcp[ipcp.name] += 1
         self.bound += 1
         return ""
 
-    def _surplus(self, login: Login, config: Config) -> list[Session]:
-        """The oldest sessions of a user: as many as its limits leave no room for."""
+    def _surplus(self, login: Login, config: Config, own: int) -> list[Session]:
+        """The oldest sessions of a user: as many as its limits leave no room for, of which *own* is one."""
         mine = self._by_user.get(login.user, [])
         surplus: list[Session] = []
-        if login.realm.user_max_session:
+        limit = min(filter(None, (login.realm.user_max_session, own)), default=0)
+        if limit:
             here = [session for session in mine if login.same(session.login_of)]
-            surplus = here[: max(0, len(here) + 1 - login.realm.user_max_session)]
+            surplus = here[: max(0, len(here) + 1 - limit)]
         if config.user_max_session:
             left = [session for session in mine if session not in surplus]
             surplus += left[: max(0, len(left) + 1 - config.user_max_session)]
@@ -274,28 +286,34 @@ class Engine:
     def _holders(self, site: Site, accept: Accept) -> list[tuple[str, Session]]:
         """The sessions that have what a user is to have, and what that is."""
         holders = []
+        networks = list(accept.routes)
         if accept.address is not None:
             holder = self._by_address.get(site.domain << 32 | accept.address)
             if holder is not None:
                 holders.append((f"address {IPv4Address(accept.address)}", holder))
             if accept.prefixlen < 32:
-                network = IPv4Network((accept.address, accept.prefixlen), strict=False)
-                holder = self._by_network.get((site.domain, network))
-                if holder is not None:
-                    holders.append((f"network {network}", holder))
+                networks.append(IPv4Network((accept.address, accept.prefixlen), strict=False))
+        for network in networks:
+            holder = self._by_network.get((site.domain, network))
+            if holder is not None:
+                holders.append((f"network {network}", holder))
         return holders
 
-    def assign(self, session: Session, wish: int, now: float) -> str:
-        """Give an admitted session the address that it wishes, or one of the pool; returns why not, or ""."""
+    def assign(self, session: Session, wish: int, now: float, pool: Pool | None = None) -> str:
+        """Give an admitted session the address that it wishes, or one of a pool; returns why not, or "".
+
+        The pool is that of its interface unless another is given.
+        """
         site = session.site
         assert site is not None
-        if wish and site.pool.claim(wish, fixed=False):
+        pool = pool or site.pool
+        if wish and pool.claim(wish, fixed=False):
             self._take(session, wish, 32)
             return ""
         try:
-            self._take(session, site.pool.allocate(), 32)
+            self._take(session, pool.allocate(), 32)
         except PoolExhausted:
-            return f"the pool of ipcp {site.conf.ipcp.name} is exhausted"
+            return f"the pool of ipcp {pool.name} is exhausted"
         return ""
 
     def _take(self, session: Session, address: int, prefixlen: int) -> None:
@@ -309,20 +327,21 @@ class Engine:
         self._reroute(session, site)
 
     def _reroute(self, session: Session, site: Site) -> None:
-        """A route of its own for a session that the pool's routes do not cover, and none for another."""
-        pool, address, prefixlen = site.pool, session.address, session.prefixlen
-        route = None
+        """Routes of its own for what a session has and the pool's routes do not cover."""
+        pool, address, prefixlen, old = site.pool, session.address, session.prefixlen, session.routed
+        wanted = session.routes
         if address and (prefixlen < 32 or not pool.covers(address)):
-            route = IPv4Network((address, prefixlen), strict=False)
-            if route in pool.aggregates():
-                route = None
-        old = session.route
-        if route != old:
-            session.route = route
-            if route is not None:
-                site.routes.add_route(route)
-            if old is not None and old not in pool.aggregates():
-                site.routes.remove_route(old)
+            wanted = (IPv4Network((address, prefixlen), strict=False), *wanted)
+        if not (wanted or old):
+            return
+        pools = pool.aggregates()
+        new = session.routed = tuple(dict.fromkeys(network for network in wanted if network not in pools))
+        for network in new:
+            if network not in old:
+                site.routes.add_route(network)
+        for network in old:
+            if network not in new and network not in pools:
+                site.routes.remove_route(network)
 
     def _name_servers(self, site: Site, accept: Accept) -> Mapping[int, int]:
         given = name_server_options(accept.dns, accept.nbns)
@@ -335,13 +354,16 @@ class Engine:
         site, login = session.site, session.login_of
         if site is None:
             return
+        for network in session.routes:
+            del self._by_network[site.domain, network]
+        session.routes = ()
         if session.address:
             site.pool.release(session.address)
             del self._by_address[site.domain << 32 | session.address]
             if session.prefixlen < 32:
                 del self._by_network[site.domain, IPv4Network((session.address, session.prefixlen), strict=False)]
             session.address, session.prefixlen = 0, 32
-            self._reroute(session, site)
+        self._reroute(session, site)
         if login is not None:
             self.bound -= 1
             self._by_ipcp[site.conf.ipcp.name] -= 1
@@ -349,13 +371,45 @@ class Engine:
             mine.remove(session)
             if not mine:
                 del self._by_user[login.user]
+            self.rename(session, session.profile.username, "")
             session.login_of = None
         session.site = None
 
-    # Commands.
+    # Look-ups.
+
+    def acct_session_id(self, ppp_id: int) -> str:
+        """As npppd makes it: which life of the daemon, and which session."""
+        return f"{self.boot:08x}{ppp_id & 0xFFFFFFFF:08x}"
+
+    def by_session_id(self, text: str) -> Session | None:
+        """By Acct-Session-Id."""
+        if len(text) != 16 or not text.isascii() or not text.isalnum():
+            return None
+        try:
+            boot, ppp_id = int(text[:8], 16), int(text[8:], 16)
+        except ValueError:
+            return None
+        return self.sessions.get(ppp_id) if boot == self.boot else None
+
+    def by_user(self, name: str) -> list[Session]:
+        """The sessions that are admitted for a user, by the name that servers know it by."""
+        found = [session for session in self._by_user.get(name, ()) if session.name == name]
+        return found + self._renamed.get(name, [])
+
+    def rename(self, session: Session, old: str, new: str) -> None:
+        """The realm of an admitted session calls its user by another name; "": by none of its own."""
+        mine = self._renamed.get(old, [])
+        if session in mine:
+            mine.remove(session)
+            if not mine:
+                del self._renamed[old]
+        if new and session.login_of is not None and new != session.login_of.user:
+            self._renamed.setdefault(new, []).append(session)
 
     def by_address(self, address: int, domain: int = 0) -> Session | None:
         return self._by_address.get(domain << 32 | address)
+
+    # Commands.
 
     def wish(self, ppp_id: int, **changes: Any) -> None:
         """Change some of what an operator wants of a session's data path, the fields of :class:`Wish`.

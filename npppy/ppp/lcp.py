@@ -12,11 +12,12 @@ from . import proto
 from .fsm import Fsm, Host, State
 from .options import Option, encode
 
-#: The Authentication-Protocol option of each method (RFC 1661 section 6.2).
+#: The Authentication-Protocol option of each method (RFC 1661 section 6.2; RFC 3748 section 3.1).
 AUTH_OPTIONS = {
     AuthMethod.PAP: b"\xc0\x23",
     AuthMethod.CHAP: b"\xc2\x23\x05",
     AuthMethod.MSCHAPV2: b"\xc2\x23\x81",
+    AuthMethod.EAP: b"\xc2\x27",
 }
 AUTH_METHODS = {value: method for method, value in AUTH_OPTIONS.items()}
 

@@ -12,7 +12,7 @@ Frames that cross the seam begin with the PPP Protocol field: Address, Control a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..config.model import Tunnel
 from ..port import Port
@@ -29,6 +29,8 @@ class Caller:
     port: Port | None = None
     calling_number: str = ""
     called_number: str = ""
+    #: Where the peer has reached us, where there is no number: our MAC address or IP address.
+    nas: str = ""
     #: The service that was asked for.
     service: str = ""
     #: TR-101 access line identification (TR-101 section 3.9.3, R-124).
@@ -37,6 +39,28 @@ class Caller:
     #: Of the caller's line, to the caller and from it, in bit/s; 0: not known.
     tx_speed: int = 0
     rx_speed: int = 0
+
+
+class TunnelEnds(NamedTuple):
+    """The tunnel that a call came by, as RADIUS tells it (RFC 2868)."""
+
+    #: Tunnel-Type: 1 PPTP, 3 L2TP.
+    type: int
+    #: Addresses as text; the client is the peer.
+    client: str
+    server: str
+    #: What the ends call themselves; "": nothing.
+    client_name: str = ""
+    server_name: str = ""
+    #: The tunnel: ``L2TP-CTRL-7`` (npppd).
+    name: str = ""
+
+
+class Over(Protocol):
+    """A tunnel."""
+
+    @property
+    def ends(self) -> TunnelEnds: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +98,23 @@ class Link:
     unwanted: frozenset[int] = frozenset()
     #: How pipex finds and encapsulates the session; its type is the carrier's.
     encap: Any = None
+    #: The tunnel that it came by; None: none, the peer is on a link of ours.
+    over: Over | None = None
+    #: The call within the tunnel, by the id that we gave it.
+    call_id: int = 0
     #: None: LCP begins from nothing, and the peer speaks first.  Of no use once PPP has taken the call.
     proxy: Proxy | None = None
+
+    # Both are made when somebody asks: most tunnels have one call, and it rests for days.
+
+    @property
+    def ends(self) -> TunnelEnds | None:
+        return None if self.over is None else self.over.ends
+
+    @property
+    def call_name(self) -> str:
+        """The call as npppd names it, ``L2TP-CALL-7``; "": there is no tunnel."""
+        return "" if self.over is None else f"{self.tunnel.protocol.value.upper()}-CALL-{self.call_id}"
 
 
 #: The ways of a frame: from the peer, and to it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..aaa.base import Accept, Answer, Pap, Proof
+from ..aaa.base import Accept, Answer, Pap, Proof, Reject
 from ..wheel import Timed
 from . import proto
 from .login import LoginHost, PeerHost, parse
@@ -57,7 +57,10 @@ class PapServer:
     def answer(self, answer: Answer, now: float) -> None:
         accepted = isinstance(answer, Accept)
         code = AUTHENTICATE_ACK if accepted else AUTHENTICATE_NAK
-        self._answer = _packet(code, self._identifier or 0, b"OK" if accepted else b"Unknown username or password")
+        message = b"OK" if accepted else b"Unknown username or password"
+        if isinstance(answer, Accept | Reject) and answer.message:
+            message = answer.message.encode()[:255]
+        self._answer = _packet(code, self._identifier or 0, message)
         self.host.send(proto.PAP, self._answer)
 
 

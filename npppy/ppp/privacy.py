@@ -76,18 +76,30 @@ class Privacy:
         "ccp",
         "host",
         "keys",
+        "lengths",
         "must",
         "tunnel",
     )
 
     def __init__(
-        self, host: PrivacyHost, tunnel: Tunnel, keys: Keys, *, must: bool, budget: RateLimit | None = None
+        self,
+        host: PrivacyHost,
+        tunnel: Tunnel,
+        keys: Keys,
+        *,
+        must: bool,
+        lengths: frozenset[int] | None = None,
+        budget: RateLimit | None = None,
     ) -> None:
-        """*must*: data never goes in the clear; *budget* is that of :class:`npppy.ppp.mppe.Receiver`."""
+        """*must*: data never goes in the clear; *lengths* are those of the tunnel that may be used, None: all of them.
+
+        *budget* is that of :class:`npppy.ppp.mppe.Receiver`.
+        """
         self.host = host
         self.tunnel = tunnel
         self.keys = keys
         self.must = must
+        self.lengths = lengths
         self.ccp: Ccp | None = None
         self._budget = budget
         self._stage = _Stage.OPEN
@@ -237,10 +249,10 @@ class Privacy:
         return self.ccp
 
     def _make_ccp(self, state: State) -> Ccp:
-        tunnel = self.tunnel
-        return Ccp(
-            self.host, tunnel.ccp, self, tunnel.mppe_key_lengths, tunnel.mppe_key_states, state, self.host.mppe
-        )
+        tunnel, lengths = self.tunnel, self.tunnel.mppe_key_lengths
+        if self.lengths is not None:
+            lengths = tuple(length for length in lengths if length in self.lengths)
+        return Ccp(self.host, tunnel.ccp, self, lengths, tunnel.mppe_key_states, state, self.host.mppe)
 
 
 def wanted(tunnel: Tunnel) -> bool:

@@ -13,6 +13,7 @@ CCP = 0x80FD
 LCP = 0xC021
 PAP = 0xC023
 CHAP = 0xC223
+EAP = 0xC227
 
 NAMES = {
     IP: "ip",
@@ -23,6 +24,7 @@ NAMES = {
     LCP: "lcp",
     PAP: "pap",
     CHAP: "chap",
+    EAP: "eap",
 }
 
 # Codes that every control protocol has (RFC 1661 section 5).

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
-from ..aaa.base import Accept, Answer, Failed, Pending, Proof, Reject, Request
-from ..config.model import AuthMethod, PipexChoice, Tunnel
-from ..pipex.base import MPPE_MTU, NO_WISH, ConflictError, Counters, Flow, FlowSpec
+from ..aaa.base import NO_PROFILE, Accept, Answer, Challenge, Failed, Pending, Profile, Proof, Reject, Request
+from ..config.model import AuthMethod, Mppe, PipexChoice, Tunnel
+from ..pipex.base import MPPE_MTU, NO_WISH, ConflictError, Counters, Flow, FlowSpec, Police
 from ..text import printable
 from ..wheel import Wheel
 from . import proto
 from .cause import Cause
 from .chap import ChapServer
+from .eap import EapServer
 from .fsm import State
 from .ipcp import Ipcp
 from .lcp import DEFAULT_ACCM, Lcp, LcpPolicy
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 REMARK_BURST = 20
 REMARK_INTERVAL = 3
 
+#: The types of EAP that have a password in them: One-Time Password and Generic Token Card, and what may stand for them
+#: (RFC 3748 sections 5.5 to 5.7).
+_PASSWORD_TYPES = (b"\x05", b"\x06", b"\xfe")
+
 #: Who carries the data, if it is not Python.
 OFFLOAD = (PipexChoice.YES, PipexChoice.EBPF)
 
@@ -47,24 +52,31 @@ class Session(Station):
     """One per call.  At rest it is this record and its entry in the data path (design, rule 4)."""
 
     __slots__ = (
+        "_again",
         "_asked",
         "_chatter",
+        "_closed",
         "_counters",
         "_deadline",
         "_dialin",
         "_echo_at",
         "_echoes",
         "_encap",
+        "_limited",
         "_pending",
+        "_state",
         "_sworn",
         "address",
+        "authentic",
         "cause",
         "engine",
         "id",
         "login_of",
         "prefixlen",
+        "profile",
         "reason",
-        "route",
+        "routed",
+        "routes",
         "servers",
         "site",
         "started",
@@ -89,8 +101,14 @@ class Session(Station):
         self.address = 0
         #: Of the network behind the peer; 32: the peer alone.
         self.prefixlen = 32
-        #: The route of its own, for what no pool's route covers.
-        self.route: IPv4Network | None = None
+        #: More networks behind the peer.
+        self.routes: tuple[IPv4Network, ...] = ()
+        #: The routes of its own, for what no pool's route covers.
+        self.routed: tuple[IPv4Network, ...] = ()
+        #: What its realm says of it.
+        self.profile: Profile = NO_PROFILE
+        #: Who has let it in; see :attr:`npppy.aaa.base.Accept.authentic`.
+        self.authentic = 0
         #: On the monotonic clock.
         self.started = now
         #: When IPCP first opened, on the monotonic clock; None: not yet.
@@ -101,13 +119,20 @@ class Session(Station):
         self._encap: object = None
         # Whether data was encrypted once, and so is never to pass in the clear any more.
         self._sworn = False
+        # What the server wants to have back with the peer's next packet of EAP.
+        self._state = b""
+        # Whether a session that is up must say again who it is.
+        self._again = False
+        # Since when its realm's session-timeout runs.
+        self._limited = now
         # How a LAC has authenticated the peer; "": LCP was negotiated here.
         self._dialin = ""
         self._pending: Pending | None = None
         # When the login that is pending was handed over.
         self._asked = now
-        # Of the flows that are closed already.
+        # Of the flows that are closed already, and the last of them, as long as it may count a packet yet.
         self._counters = _NOTHING
+        self._closed: Flow | None = None
         # When all that the peer has made us log is paid off.
         self._chatter = now
         self._echo_at = 0.0
@@ -125,6 +150,16 @@ class Session(Station):
     @property
     def wheel(self) -> Wheel:
         return self.engine.wheel
+
+    @property
+    def acct_session_id(self) -> str:
+        """See :attr:`npppy.aaa.base.Request.acct_session_id`."""
+        return self.engine.acct_session_id(self.id)
+
+    @property
+    def name(self) -> str:
+        """The user's name as servers know it."""
+        return self.profile.username or (self.login_of.user if self.login_of else self.username)
 
     def random(self, count: int) -> bytes:
         return self.engine.random(count)
@@ -171,7 +206,8 @@ class Session(Station):
     def _dump(self, way: str, wanted: frozenset[str], protocol: int, payload: bytes) -> None:
         name = proto.NAMES.get(protocol, "")
         if name in wanted or (protocol == proto.CCP and "mppe" in wanted):
-            shown = "(contents withheld)" if protocol == proto.PAP else payload.hex(" ", 2)
+            secret = protocol == proto.PAP or (protocol == proto.EAP and payload[4:5] in _PASSWORD_TYPES)
+            shown = "(contents withheld)" if secret else payload.hex(" ", 2)
             self.log(logging.INFO, f"layer=base logtype=PktDump {way} proto={name} {len(payload)} octets: {shown}")
 
     # LCP.
@@ -226,8 +262,7 @@ class Session(Station):
         assert self.auth is not None
         self._dialin = ""
         self._lcp_opened(lcp.accm, DEFAULT_ACCM, lcp.pfc, lcp.acfc, now)
-        self.auth_server = PapServer(self) if self.auth is AuthMethod.PAP else ChapServer(self, self.auth)
-        self.auth_server.start(now)
+        self._authenticate(now)
 
     def _lcp_opened(self, send_accm: int, receive_accm: int, pfc: bool, acfc: bool, now: float) -> None:
         assert self.auth is not None
@@ -289,6 +324,18 @@ class Session(Station):
 
     # Authentication.
 
+    def _authenticate(self, now: float) -> None:
+        """Ask the peer who it is."""
+        assert self.auth is not None
+        if self.auth is AuthMethod.PAP:
+            self.auth_server = PapServer(self)
+        elif self.auth is AuthMethod.EAP:
+            self.auth_server = EapServer(self)
+        else:
+            self.auth_server = ChapServer(self, self.auth)
+        self._state = self.profile.state
+        self.auth_server.start(now)
+
     def chap_name(self) -> bytes:
         return (self.tunnel.chap_name or self.engine.hostname).encode()
 
@@ -301,13 +348,18 @@ class Session(Station):
         login = self.engine.find_login(self.tunnel, name)
         request = Request(
             session=self.id,
+            acct_session_id=self.acct_session_id,
             realm=login.realm if login else None,
             username=name,
             account=login.account if login else name,
+            user=login.user if login else name,
             proof=proof,
-            caller=self.call.link.caller,
+            link=self.call.link,
             check_calling_number=self.tunnel.callnum_check,
             keys=wanted(self.tunnel),
+            state=self._state,
+            address=self.address,
+            mtu=self.peer_mru,
         )
         # The bound on the negotiation is the peer's; it stands still while we are asked.
         self.wheel.disarm(self)
@@ -322,15 +374,26 @@ class Session(Station):
     def _resume_clock(self, now: float) -> None:
         self._pending = None
         self._deadline += now - self._asked
-        self.wheel.arm(self, self._deadline)
+        if self.phase is Phase.UP:
+            self._arm_rest(now)
+        else:
+            self.wheel.arm(self, self._deadline)
 
     def _answered(self, login: Login | None, answer: Answer, now: float) -> None:
         server = self.auth_server
         assert server is not None
+        if isinstance(answer, Challenge):
+            self._state = answer.state
+            if self.phase is Phase.AUTHENTICATE:
+                # The server may give the peer more time than we would: a token card has to be found.
+                self._deadline = max(self._deadline, now + answer.timeout)
+                self.wheel.arm(self, self._deadline)
+            server.answer(answer, now)
+            return
         refusal = ""
         if not isinstance(answer, Accept):
             refusal = answer.reason
-        elif answer.keys is None and self._must_encrypt:
+        elif not self._can_encrypt(answer) and (self._must_encrypt or answer.mppe is Mppe.REQUIRED):
             refusal = "its packets must be encrypted, and its authentication gives no keys for that"
         elif login is not None and self.login_of is None:
             # Limits and addresses come before the peer hears of success.
@@ -347,13 +410,28 @@ class Session(Station):
             cause = Cause.SERVICE_UNAVAILABLE if isinstance(answer, Accept | Failed) else Cause.USER_ERROR
             self.end(cause, refusal, now)
             return
+        self.authentic = answer.authentic
+        self._limited = now
+        self.apply(answer.profile, now)
         server.answer(answer, now)
         self.remark(f'layer={self._layer} logtype=Success username="{printable(self.username)}"', now)
+        if self.phase is Phase.UP:
+            # It has only said again who it is.  The keys stay: they change with CCP alone.
+            self._again = False
+            self._arm_rest(now)
+            self.settle()
+            return
         self.phase = Phase.NETWORK
-        if answer.keys is not None:
+        self._sworn |= answer.mppe is Mppe.REQUIRED
+        if answer.keys is not None and self._can_encrypt(answer):
             # Before IPCP can be open: data waits for it.
             self.privacy = Privacy(
-                self, self.tunnel, answer.keys, must=self._must_encrypt, budget=self.engine.catching_up
+                self,
+                self.tunnel,
+                answer.keys,
+                must=self._must_encrypt,
+                lengths=answer.mppe_key_lengths,
+                budget=self.engine.catching_up,
             )
         ipcp = self.ipcp = self._make_ipcp(State.INITIAL)
         ipcp.open(now)
@@ -363,16 +441,64 @@ class Session(Station):
 
     @property
     def _layer(self) -> str:
-        return "pap" if self.auth is AuthMethod.PAP else "chap"
+        return {AuthMethod.PAP: "pap", AuthMethod.EAP: "eap"}.get(self.auth, "chap") if self.auth else "chap"
 
     def login_failed(self, reason: str, now: float) -> None:
         self.end(Cause.USER_ERROR, reason, now)
+
+    # What its realm says of it.
+
+    def apply(self, profile: Profile, now: float) -> None:
+        """Go on by another profile.  What passes meanwhile passes."""
+        old, self.profile = self.profile, profile
+        if profile == old:
+            return
+        if profile.username != old.username:
+            self.engine.rename(self, old.username, profile.username)
+        if self.flow is not None and (profile.police_up, profile.police_down) != (old.police_up, old.police_down):
+            self.limit()
+        if self.phase is Phase.UP:
+            if self._pending is None:
+                self._arm_rest(now)
+            self.engine.notify("change", self, now)
+
+    @property
+    def limits(self) -> tuple[Police | None, Police | None]:
+        """Of its rate, from the peer and to it: what an operator wants goes before what its realm says."""
+        wish, profile = self.engine.wishes.get(self.id, NO_WISH), self.profile
+        return wish.police_up or profile.police_up, wish.police_down or profile.police_down
+
+    def limit(self) -> None:
+        """Have the data path keep to them, without a packet lost over it."""
+        if self.flow is not None:
+            self.flow.police(*self.limits)
+
+    @property
+    def _idle_timeout(self) -> int:
+        own = self.profile.idle_timeout
+        return self.tunnel.idle_timeout if own is None else own
+
+    def _timed_out(self, now: float) -> None:
+        """Its realm's session-timeout has passed."""
+        timeout = self.profile.session_timeout
+        if not self.profile.reauthenticate or self._dialin or self.auth in (None, AuthMethod.PAP):
+            # PAP cannot be asked again, and what a LAC has asked by may not be ours.
+            self.end(Cause.SESSION_TIMEOUT, f"it has lasted {timeout} s", now)
+        else:
+            self._again = True
+            self._authenticate(now)
+            self._arm_rest(now)
 
     # Encryption.
 
     @property
     def _must_encrypt(self) -> bool:
         return self._sworn or required(self.tunnel)
+
+    def _can_encrypt(self, answer: Accept) -> bool:
+        """Whether its login gives what encryption needs, and allows it."""
+        lengths, ours = answer.mppe_key_lengths, self.tunnel.mppe_key_lengths
+        return answer.keys is not None and answer.mppe is not Mppe.NO and (lengths is None or not lengths.isdisjoint(ours))
 
     def data_may_pass(self, now: float) -> None:
         self._sworn |= self.mppe is not None
@@ -419,13 +545,15 @@ class Session(Station):
         encap = self._encap = self.call.link.encap
         # What MPPE adds is no part of the MRU, but the path must carry it, too.
         room = self.call.link.max_mru - (0 if self.mppe is None else MPPE_LEN)
+        up, down = self.limits
         spec = FlowSpec(
             session=self.id,
             domain=site.domain,
             interface=site.conf.name,
             address=self.address,
             prefixlen=self.prefixlen,
-            mtu=min(self.peer_mru, room),
+            networks=self.routes,
+            mtu=min(self.peer_mru, room, self.profile.mtu or room),
             mru=min(self.mru, room),
             ingress_filter=tunnel.ingress_filter,
             mss_adjust=tunnel.tcp_mss_adjust,
@@ -436,8 +564,8 @@ class Session(Station):
             echo="lcp" not in tunnel.dump_in | tunnel.dump_out,
             magic=self.magic,
             peer_magic=self.peer_magic,
-            police_up=wish.police_up,
-            police_down=wish.police_down,
+            police_up=up,
+            police_down=down,
             mirror=wish.mirror,
             mppe=self.mppe,
         )
@@ -480,7 +608,7 @@ class Session(Station):
         self._echoes = 0
         self._echo_at = now + tunnel.lcp_keepalive_interval
         if self.up_since is None:
-            self.up_since = now
+            self.up_since = self._limited = now
             self.log(
                 logging.INFO,
                 f'layer=base logtype=TUNNELSTART user="{printable(self.username)}" '
@@ -488,6 +616,8 @@ class Session(Station):
                 f"iface={site.conf.name}{self._by_proxy}",
             )
             self.engine.notify("start", self, now)
+        else:
+            self.engine.notify("change", self, now)
         self._arm_rest(now)
 
     def ipcp_down(self, now: float) -> None:
@@ -519,6 +649,7 @@ class Session(Station):
         lcp, ipcp, privacy = self.lcp, self.ipcp, self.privacy
         if (
             self.phase is Phase.UP
+            and not self._again
             and (lcp is None or lcp.state is State.OPENED)
             and (ipcp is None or ipcp.state is State.OPENED)
             and (privacy is None or privacy.settle())
@@ -532,10 +663,15 @@ class Session(Station):
         if self.phase is not Phase.UP:
             self.end(Cause.LOST_CARRIER, f"no session within {self.tunnel.negotiation_timeout} s", now)
             return
-        tunnel = self.tunnel
+        tunnel, idle, limit = self.tunnel, self._idle_timeout, self.profile.session_timeout
         assert self.flow is not None
-        if tunnel.idle_timeout and now >= self.flow.last_active() + tunnel.idle_timeout:
-            self.end(Cause.IDLE_TIMEOUT, f"idle for {tunnel.idle_timeout} s", now)
+        if self._closed is not None:
+            self.final_counters()
+        if idle and now >= self.flow.last_active() + idle:
+            self.end(Cause.IDLE_TIMEOUT, f"idle for {idle} s", now)
+            return
+        if limit and not self._again and now >= self._limited + limit:
+            self._timed_out(now)
             return
         if tunnel.lcp_keepalive and now >= self._echo_at:
             self._listen(self.flow.heard())
@@ -558,13 +694,15 @@ class Session(Station):
 
     def _arm_rest(self, now: float) -> None:
         """One deadline for keepalive and idle time, whichever comes first."""
-        tunnel = self.tunnel
+        tunnel, idle, limit = self.tunnel, self._idle_timeout, self.profile.session_timeout
         due = []
         if tunnel.lcp_keepalive:
             # The answer, if it comes, makes it the interval again, which may be less than what a repetition waits.
             due.append(min(self._echo_at, now + tunnel.lcp_keepalive_interval))
-        if tunnel.idle_timeout and self.flow is not None:
-            due.append(self.flow.last_active() + tunnel.idle_timeout)
+        if idle and self.flow is not None:
+            due.append(self.flow.last_active() + idle)
+        if limit and not self._again:
+            due.append(self._limited + limit)
         if due:
             self.wheel.arm(self, min(due))
         else:
@@ -578,6 +716,17 @@ class Session(Station):
     def counters(self) -> Counters:
         """Of the whole session; they never go backwards."""
         return self._counters if self.flow is None else self._counters.plus(self.flow.counters())
+
+    def final_counters(self) -> Counters:
+        """The same, when its data has stopped some milliseconds ago: no packet is missing any more."""
+        if self._closed is not None:
+            self._counters = self._counters.plus(self._closed.late())
+            self._closed = None
+        return self.counters()
+
+    def closed_counters(self) -> Counters:
+        """What of them this process alone knows: all but what stands in the kernel's maps now."""
+        return self._counters if self.flow is None else self._counters.plus(self.flow.by_python())
 
     # The end.
 
@@ -650,6 +799,7 @@ class Session(Station):
 
     def _stop_upper(self, now: float) -> None:
         """Stop authentication and data."""
+        self._again = False
         if self._pending is not None:
             self._pending.cancel()
             self._resume_clock(now)
@@ -666,8 +816,10 @@ class Session(Station):
 
     def _close_flow(self) -> None:
         if self.flow is not None:
+            if self._closed is not None:
+                self.final_counters()
             self._counters = self._counters.plus(self.flow.close())
-            self.flow = None
+            self._closed, self.flow = self.flow, None
 
     def _forget(self) -> None:
         self.phase = Phase.DEAD
@@ -683,8 +835,8 @@ class Session(Station):
 
     @property
     def _auth_title(self) -> str:
-        titles = {AuthMethod.PAP: "PAP", AuthMethod.CHAP: "CHAP-MD5", AuthMethod.MSCHAPV2: "MS-CHAP-V2", None: "none"}
-        return self._dialin or titles[self.auth]
+        titles = {AuthMethod.PAP: "PAP", AuthMethod.CHAP: "CHAP-MD5", AuthMethod.MSCHAPV2: "MS-CHAP-V2"}
+        return self._dialin or (titles.get(self.auth, self.auth.value.upper()) if self.auth else "none")
 
     @property
     def _by_proxy(self) -> str:

@@ -24,6 +24,13 @@ from .login import Client, Server
 from .mppe import Mppe
 from .privacy import Privacy
 
+_PROTOCOLS = {
+    AuthMethod.PAP: proto.PAP,
+    AuthMethod.CHAP: proto.CHAP,
+    AuthMethod.MSCHAPV2: proto.CHAP,
+    AuthMethod.EAP: proto.EAP,
+}
+
 
 class Phase(enum.IntEnum):
     """RFC 1661 section 3.2, with Network split by whether data may pass."""
@@ -172,7 +179,7 @@ class Station(Timed):
         elif not self.lcp_open or self.phase is Phase.TERMINATE:
             # RFC 1661 section 3.4: LCP alone is heard before it is open.
             return
-        elif protocol in (proto.PAP, proto.CHAP):
+        elif protocol in (proto.PAP, proto.CHAP, proto.EAP):
             self._auth_input(protocol, payload, now)
         elif self.phase < Phase.NETWORK:
             # RFC 1661 section 3.5: what comes before authentication is done is discarded.
@@ -245,7 +252,7 @@ class Station(Timed):
 
     @staticmethod
     def _speaks(method: AuthMethod | None, protocol: int) -> bool:
-        return method is not None and protocol == (proto.PAP if method is AuthMethod.PAP else proto.CHAP)
+        return method is not None and protocol == _PROTOCOLS[method]
 
     def _echo(self, packet: bytes, now: float) -> None:
         """Echo-Request and Echo-Reply (RFC 1661 section 5.8)."""

@@ -89,6 +89,7 @@ class AccessPort:
         "_dump_in",
         "_dump_out",
         "_ids",
+        "_nas",
         "_offered",
         "_orphans",
         "_services",
@@ -124,6 +125,8 @@ class AccessPort:
         self._ids = SessionIds(world.rng)
         self._orphans = Bucket(ORPHAN_RATE)
         self._cookie_name = repr(port).encode()
+        # Kept, since all sessions of the port have it.
+        self._nas = mac.hex(":")
         self._services: dict[str, Service] = {}
         self._by_name: dict[bytes, tuple[Service, str]] = {}
         self._offered: list[bytes] = []
@@ -347,6 +350,7 @@ class AccessPort:
                 text=mac.hex(":"),
                 mac=mac,
                 port=self.port,
+                nas=self._nas,
                 service=name,
                 circuit_id=line.circuit_id,
                 remote_id=line.remote_id,

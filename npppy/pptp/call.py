@@ -45,6 +45,8 @@ class PptpCall(Leg):
             caller=Caller(text=str(endpoint), called_number=called.decode("utf-8", "replace")),
             max_mru=MAX_MRU,
             encap=PptpEncap(endpoint.local, endpoint.peer, call_id, self.peer_id, limit, self.window),
+            over=connection,
+            call_id=call_id,
         )
         #: Has the peer been told that there is the call?
         self.connected = False

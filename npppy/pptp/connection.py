@@ -10,11 +10,13 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from ..cursor import Malformed
 from ..pipex.icmp import RateLimit
 from ..ppp.cause import Cause
+from ..ppp.link import TunnelEnds
 from ..reorder import WAIT
 from ..text import dump, printable
 from ..wheel import Timed, Wheel
@@ -34,6 +36,8 @@ STOP = 3.0
 #: Maximum Channels, and Firmware Revision, of which npppd and others make as little.
 MAX_CHANNELS = 4
 FIRMWARE = 1
+#: RFC 2868 section 3.1.
+_TUNNEL_TYPE = 1
 
 
 class State(enum.IntEnum):
@@ -250,6 +254,23 @@ class Connection(Timed):
         self.dialled = True
         self.send(Type.START_REQUEST, **self._introduction())
 
+    @property
+    def _name(self) -> str:
+        """Our Host Name."""
+        return self.service.options.hostname or self.host.hostname
+
+    @property
+    def ends(self) -> TunnelEnds:
+        at = self.endpoint
+        return TunnelEnds(
+            type=_TUNNEL_TYPE,
+            client=at.host,
+            server=str(IPv4Address(at.local)),
+            client_name=self.peer_name,
+            server_name=self._name,
+            name=f"PPTP-CTRL-{self.id}",
+        )
+
     def _introduction(self) -> dict[str, int | bytes]:
         options = self.service.options
         return {
@@ -257,7 +278,7 @@ class Connection(Timed):
             "framing": codec.SYNCHRONOUS,
             "bearer": codec.DIGITAL,
             "firmware": FIRMWARE,
-            "host_name": (options.hostname or self.host.hostname).encode(),
+            "host_name": self._name.encode(),
             "vendor_name": options.vendor_name.encode(),
         }
 

@@ -38,6 +38,8 @@ from .subscriber import Credentials
 from .traffic import MIN_PING
 from .udp import Place
 
+#: How subscribers log in.
+_METHODS = {method.value: method for method in (AuthMethod.PAP, AuthMethod.CHAP, AuthMethod.MSCHAPV2)}
 #: 02: locally administered.
 MAC_BASE = "02:4e:50:00:00:00"
 L2TP_PORT = 1701
@@ -71,9 +73,9 @@ def _seconds(word: str) -> float:
 
 def _methods(word: str) -> tuple[AuthMethod, ...]:
     try:
-        return tuple(AuthMethod(name) for name in word.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError("not of pap, chap, mschapv2") from None
+        return tuple(_METHODS[name] for name in word.split(","))
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"not of {', '.join(_METHODS)}") from None
 
 
 def _some(*words: str) -> Callable[[str], tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..pipex.base import Counters
+from ..pipex.base import Counters, Police
 from ..pipex.ip import HEADER, ICMP, checksum
 from ..wheel import Timed, Wheel
 from .report import Report
@@ -47,6 +47,11 @@ class Traffic(Timed):
     def counters(self) -> Counters:
         return Counters(in_bytes=self._bytes, in_packets=self._packets)
 
+    by_python = counters
+
+    def police(self, up: Police | None, down: Police | None) -> None:
+        """Limits are the concentrator's."""
+
     def heard(self) -> float:
         return 0.0
 
@@ -56,6 +61,10 @@ class Traffic(Timed):
 
     def close(self) -> Counters:
         return self.counters()
+
+    def late(self) -> Counters:
+        """It counts nothing more."""
+        return Counters()
 
     def finish(self) -> None:
         """The subscriber has gone for good."""

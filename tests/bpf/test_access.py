@@ -416,6 +416,30 @@ class TestFilter:
         assert rig.stats().get("in_packets", 0) == passes
         assert ("active_ns" in rig.stats()) == passes
 
+    def test_ip4_of_several_networks(self, rig: Rig) -> None:
+        """As of IPv6, below; addresses come before networks."""
+        rig.session()
+        rig.route4("192.0.2.0/24")
+        rig.route4("198.51.100.7/32")
+        rig.session(slot=SLOT + 1, session_id=SESSION_ID + 1, address="192.0.2.9")
+        rig.route4("192.0.2.64/28", slot=SLOT + 1)
+        rig.route4("203.0.113.0/24", generation=GENERATION - 1)
+        for session_id, source, passes in (
+            (SESSION_ID, "10.0.0.2", True),
+            (SESSION_ID, "192.0.2.1", True),
+            (SESSION_ID, "198.51.100.7", True),
+            (SESSION_ID, "198.51.100.6", False),
+            (SESSION_ID, "192.0.2.9", False),
+            (SESSION_ID, "192.0.2.65", False),
+            (SESSION_ID + 1, "192.0.2.9", True),
+            (SESSION_ID + 1, "192.0.2.65", True),
+            (SESSION_ID + 1, "192.0.2.1", False),
+            (SESSION_ID + 1, "10.0.0.2", False),
+            (SESSION_ID, "203.0.113.1", False),
+        ):
+            verdict = rig.up(data(udp(source, REMOTE), session_id=session_id)).verdict
+            assert verdict == (REDIRECT if passes else DROP), (session_id, source)
+
     @pytest.mark.parametrize("length", [*range(129)])
     def test_ip6(self, rig: Rig, length: int) -> None:
         """Any bit within the prefix counts, none behind it."""

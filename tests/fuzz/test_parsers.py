@@ -40,13 +40,15 @@ REQUESTS = [
 PAP = b"\x01\x01\x00\x14\x05alice\x0awonderland"
 CHAP = b"\x02\x01\x00\x1a\x10" + bytes(16) + b"alice"
 MSCHAP = b"\x02\x01\x00\x3b\x31" + bytes(49) + b"alice"
+EAP = [bytes((2, identifier)) + b"\x00\x0a\x01alice" for identifier in range(256)]
 USERS = b"alice|al:\\\n\t:password=won\\072der^Aland:framed-ip-address=10.0.0.9:\nbob:tc=alice:# no\nbob:password=\\\n"
 CONFIG = [
     b"set max-session 5 # x\n",
     b"tunnel A protocol pppoe {\n listen on interface e1\n mru 1492\n}\n",
     b'ipcp P {\n pool-address "10.0.0.0/8"\n}\n',
 ]
-_CHAP = (AuthMethod.CHAP,)
+#: What the peer is asked by in a stage; PAP where nothing is said.
+METHODS = {"chap": (AuthMethod.CHAP,), "eap": (AuthMethod.EAP,)}
 
 
 def mutated(seed: bytes, source: random.Random) -> bytes:
@@ -137,6 +139,8 @@ STAGES: dict[str, tuple[int, Callable[[Line], object], Sequence[bytes]]] = {
     "ipcp-network": (proto.IPCP, lambda line: (line.open_lcp(), line.pap()), REQUESTS),
     "ipcp-up": (proto.IPCP, lambda line: line.up(), REQUESTS),
     "chap": (proto.CHAP, lambda line: line.open_lcp(), [CHAP, MSCHAP]),
+    # Packets of servers that go with them are in test_eap_fuzz.py.
+    "eap": (proto.EAP, lambda line: line.open_lcp(), EAP),
 }
 
 
@@ -144,7 +148,7 @@ STAGES: dict[str, tuple[int, Callable[[Line], object], Sequence[bytes]]] = {
 def test_session(name: str) -> None:
     """A session of its own whenever one has ended, in the stage where the packets mean something."""
     number, prepare, seeds = STAGES[name]
-    rig = Rig(**({"authentication_methods": _CHAP} if name == "chap" else {}))
+    rig = Rig(**({"authentication_methods": METHODS[name]} if name in METHODS else {}))
     line: Line | None = None
     for data in inputs(name, seeds):
         if line is None or line.session.phase >= Phase.TERMINATE:

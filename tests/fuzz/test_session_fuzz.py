@@ -29,7 +29,12 @@ ACCEPTS = (
     Accept(address=NETWORK, prefixlen=29),
     Accept(address=NETWORK + 1, prefixlen=29),
 )
-METHODS = ((AuthMethod.PAP,), (AuthMethod.CHAP,), (AuthMethod.MSCHAPV2, AuthMethod.CHAP, AuthMethod.PAP))
+METHODS = (
+    (AuthMethod.PAP,),
+    (AuthMethod.CHAP,),
+    (AuthMethod.EAP,),
+    (AuthMethod.MSCHAPV2, AuthMethod.EAP, AuthMethod.CHAP, AuthMethod.PAP),
+)
 LCP_WISHES: tuple[list[tuple[int, bytes]], ...] = (
     [],
     [(proto.OPT_MAGIC, b"peer")],
@@ -111,6 +116,16 @@ class World:
             value = bytes(24) + mschap.nt_response(challenge, bytes(16), user.encode(), secret) + b"\0"
         line.give(proto.CHAP, 2, identifier, bytes((len(value),)) + value + user.encode())
 
+    def respond_eap(self, line: Line, identifier: int, request: bytes) -> None:
+        user = self.source.choice(("alice", "alice", "bob", "bob", "mallory"))
+        if request[:1] == b"\x01":
+            data = b"\x01" + user.encode()
+        else:
+            user = line.session.username
+            value = md5(bytes((identifier,)) + USERS.get(user, b"x") + request[2:18]).digest()
+            data = self.source.choice((b"\x04\x10" + value, b"\x04\x10" + value, b"\x03\x1a", b"\x04\x00", b""))
+        line.give(proto.EAP, 2, identifier, data)
+
     def answer(self, line: Line) -> None:
         """What a peer does, for some of what it got, most of the time as it should."""
         source, session = self.source, line.session
@@ -129,6 +144,8 @@ class World:
                 continue
             if protocol == proto.CHAP and code == 1:
                 self.respond(line, identifier, data[1:17])
+            elif protocol == proto.EAP and code == 1:
+                self.respond_eap(line, identifier, data)
             elif protocol not in (proto.LCP, proto.IPCP):
                 continue
             elif code == proto.CONFIGURE_REQUEST:
@@ -199,7 +216,7 @@ class World:
         for session in sessions:
             assert (session.flow is not None) is (session.phase is Phase.UP)
             if session.phase >= Phase.TERMINATE:
-                assert (session.site, session.login_of, session.address, session.route) == (None, None, 0, None)
+                assert (session.site, session.login_of, session.address, session.routed) == (None, None, 0, ())
             elif session.phase is Phase.UP:
                 assert session.address
                 assert session.lcp is session.ipcp is None

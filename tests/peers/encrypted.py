@@ -40,7 +40,7 @@ KINDS = {
 }
 
 #: What goes in the clear, by the RFCs (RFC 3078 section 3.3), and an encrypted session has.
-CONTROL = {proto.LCP, proto.CHAP, proto.CCP, proto.IPCP, proto.IPV6CP}
+CONTROL = {proto.LCP, proto.CHAP, proto.EAP, proto.CCP, proto.IPCP, proto.IPV6CP}
 
 #: What packets are called that are late, forged or played back.
 UNREADABLE = frozenset({"undecryptable", "encrypted-too-early", "clear-text"})

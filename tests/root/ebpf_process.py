@@ -64,9 +64,10 @@ def existing_lab():
 """
 
 
-def process(body: str) -> subprocess.CompletedProcess[str]:
+def process(body: str, more: str = "") -> subprocess.CompletedProcess[str]:
     """Run the body of a coroutine in another process, with a lab of its own in the devices that are there."""
     script = f"""{PROLOGUE}
+{more}
 async def main():
     lab = existing_lab()
     {body}

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from npppy.l2tp.encap import Sequence as L2tpSequence
-from npppy.pipex.base import ConflictError
+from npppy.pipex.base import ConflictError, Counters, Police
 from npppy.pipex.ebpf import layout
 from npppy.pipex.ebpf.flow import EbpfFlow
 from npppy.pipex.ebpf.keys import SKIPPED
@@ -462,6 +462,25 @@ class TestOutOfStep:
         assert carrier.lab.decrypted == 0
 
 
+class TestPolice:
+    @pytest.mark.parametrize("by", ["kernel", "python", "nobody else"])
+    async def test_while_up(self, carrier: Pppoe, here: socket.socket, by: str) -> None:
+        """What is charged is the packet that is encrypted, whoever encrypts it."""
+        await carrier.open()
+        ours, theirs = keys()
+        flow = carrier.session(ours, offload=by != "nobody else")
+        if by == "python":
+            assert flow.to_user()
+        # So much as two packets have, and one.
+        for count, limits in enumerate(((None, None), (Police(1, 2060),) * 2, (None, Police(1, 1030))), 1):
+            flow.police(*limits)
+            for _ in range(2):
+                carrier.up(theirs.send.encrypt(data(bytes(1000))))
+                here.sendto(bytes(1000), (PEER, 1))
+            await until(lambda n=2 * count: flow.counters().in_packets == n == sum(flow.counters()[4:]))
+        assert flow.counters() == Counters(6 * 1028, 6, 0, 5 * 1028, 5, 1)
+
+
 class TestMoves:
     async def test_to_user_and_back(self, carrier: Pppoe, here: socket.socket) -> None:
         """The keys stay in the kernel: Python decrypts with those, and what it sends the kernel encrypts."""
@@ -552,6 +571,8 @@ class TestMoves:
             # As many as Python carries in between.
             until_sent = sum(sent) + 5
             assert (flow.to_ebpf if turns % 2 else flow.to_user)()
+            # No limit that takes anything.
+            flow.police(None, (None, Police(10**9 + turns, 10**8), Police(10**9, 10**8))[turns % 3])
             turns += 1
             await until(lambda until_sent=until_sent: sum(sent) > until_sent)
         stop.set()

@@ -291,13 +291,14 @@ class TestSessions:
                 here.sendto(bytes(472), (PEER, 1))
             passed = min(number, 3)
             await same(lambda: flow.counters()[at : at + 2], (passed, number - passed))
-        # A new limit has a new burst, where the session is and where it goes.
-        assert flow.to_user()
-        flow.police(limit, limit)
-        assert flow.to_ebpf()
-        lab.raw.send(packet)
-        here.sendto(bytes(472), (PEER, 1))
-        await same(lambda: flow.counters()[at : at + 2], (4, 7))
+        # A new limit has a new burst, where the session is and where it goes; the same one has not.
+        for new, expected in ((limit, (3, 8)), (Police(rate=1, burst=1501), (4, 8))):
+            assert flow.to_user()
+            flow.police(new, new)
+            assert flow.to_ebpf()
+            lab.raw.send(packet)
+            here.sendto(bytes(472), (PEER, 1))
+            await same(lambda: flow.counters()[at : at + 2], expected)
         here.close()
 
     @pytest.mark.parametrize("how", ["entered", "moved", "told"])

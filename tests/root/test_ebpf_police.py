@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 import threading
 import time
 
 import pytest
 
 from npppy.pipex.base import Police
-from tests.root.ebpf_lab import IP, Lab, frame
+from npppy.pipex.ebpf import layout
+from npppy.pipex.ebpf.libbpf import BpfError
+from tests.root.ebpf_lab import GATEWAY, IP, PEER, Lab, frame, until
 from tests.root.ebpf_traffic import FAR, Sender, Sink, dropped, from_world
 from tests.unit.ippackets import udp
 
@@ -131,3 +134,35 @@ async def test_rate(lab: Lab) -> None:
     for end in (*senders, *sinks):
         assert not isinstance(end, Sink) or end.lost() == 0
         end.close()
+
+
+@pytest.mark.parametrize("user", [False, True], ids=["kernel", "python"])
+async def test_change(lab: Lab, user: bool) -> None:
+    """What is as it was goes on with its tokens, and what cannot be changes nothing."""
+    backend = await lab.open()
+    one, other = Police(1, 3000), Police(2, 5000)
+    flow = lab.add(1, police_up=one, police_down=one)
+    maps, slot = backend.maps, flow.slot
+
+    def buckets() -> list[tuple[int, ...]]:
+        """Rate, burst, tokens and stamp."""
+        if not user:
+            return [maps.bucket(slot, way)[:4] for way in (0, 1)]
+        return [(b.rate, b.burst, b.tokens, b.last) if b else () for b in (flow._police_up, flow._police_down)]
+
+    receiver = lab.home.socket(socket.SOCK_DGRAM, (GATEWAY, 4000))
+    if user:
+        assert flow.to_user()
+    lab.raw.send(frame(1, IP + udp(PEER, GATEWAY, bytes(1000), ports=(1, 4000))))
+    await until(lambda: flow.counters().in_packets == 1)
+    before, blocks = buckets(), flow.blocks
+    flow.police(one, one)
+    with pytest.raises(BpfError):
+        flow.police(other, Police(0, 1500))
+    assert (buckets(), flow.blocks) == (before, blocks)
+    flow.police(one, other)
+    assert buckets()[0] == before[0]
+    assert buckets()[1][:2] == other
+    flow.police(None, other)
+    assert flow.blocks == blocks & ~layout.POLICE_UP
+    receiver.close()

@@ -19,7 +19,6 @@ import pytest
 
 from npppy.pipex.base import Counters, FlowSpec, Police
 from npppy.pipex.ebpf.flow import EbpfFlow
-from npppy.pipex.ebpf.layout import STATS
 from npppy.pipex.ebpf.maps import PipexMaps
 from npppy.port import Port
 from npppy.pppoe.call import PppoeEncap
@@ -48,16 +47,6 @@ async def opened(lab: Lab, mode: str, capacity: int) -> None:
 def generation(maps: PipexMaps, flow: EbpfFlow) -> bytes:
     """Of the session that the slot of a flow has."""
     return maps.session(flow.slot)[:4]
-
-
-def in_slot(maps: PipexMaps, slot: int) -> Counters:
-    """What the programs have counted there, also for a session that has just ended."""
-    found = dict(zip(STATS.offsets, maps.stats(slot), strict=True))
-    return Counters(*(found[name] for name in Counters._fields))
-
-
-def less(one: Counters, other: Counters) -> Counters:
-    return Counters(*map(operator.sub, one, other))
 
 
 #: Sessions that there are at a time.  Each second address is one's, from 10.0.1.0 on.
@@ -125,8 +114,8 @@ class Churn:
         #: Of that, what Python has carried, and what a program had counted a little later.
         self.python = self.late = 0
         self.wrong: list[str] = []
-        #: Slots that nobody else has got yet, and what their sessions had counted, and of that Python.
-        self._resting: deque[tuple[tuple[int, ...], int, Counters, Counters]] = deque()
+        #: Sessions that have ended, and what they had counted.
+        self._resting: deque[tuple[tuple[int, ...], EbpfFlow, Counters]] = deque()
         self._stop = False
         self._lock = threading.Lock()
 
@@ -172,23 +161,22 @@ class Churn:
     def end(self, tenant: Tenant) -> None:
         flow, tenant.flow = tenant.flow, None
         assert flow is not None
-        slot = flow.slot
-        total, python = flow.close(), flow.by_python()
+        total = flow.close()
         # What is sent from here on must not pass for that session, nor come to its peer.
         self._up.octets[tenant.at * self._up.size + DOWN + 3] = 1
         self._down.octets[tenant.at * self._down.size + UP] = tenant.number + 1
-        self.python += python.out_packets
-        self._resting.append((tenant.key(), slot, total, python))
+        self.python += flow.by_python().out_packets
+        self._resting.append((tenant.key(), flow, total))
         if len(self._resting) > 100:
             self._look_again()
         tenant.number += 1
 
     def _look_again(self) -> None:
-        """At a slot whose session has ended: a program that ran meanwhile has counted its packet after that."""
-        key, slot, counted, python = self._resting.popleft()
-        total = python.plus(in_slot(self.backend.maps, slot))
-        late = less(total, counted)
+        """At what has ended: a program that ran meanwhile has counted its packet after that."""
+        key, flow, counted = self._resting.popleft()
+        late = flow.late()
         assert min(late) >= 0
+        total = counted.plus(late)
         self.late += late.in_packets + late.out_packets
         into, out = self.ended[key] = total.in_packets, total.out_packets
         if total != Counters(into * SIZE, into, 0, out * SIZE, out, 0):
@@ -442,16 +430,15 @@ async def test_moves(lab: Lab, mode: str) -> None:
     running = asyncio.create_task(asyncio.to_thread(traffic.run, count))
     rng = random.Random(5)
     before, last, moves = Counters(), Counters(), Counter[str]()
-    # The slots that it had before, and what was counted there; a program may have done so later.
-    resting: deque[tuple[int, Counters]] = deque()
+    # Those that have ended, of which a program may count something yet.
+    resting: deque[EbpfFlow] = deque()
     late = Counters()
     by_python = 0
 
     def look_again(rest: int) -> None:
         nonlocal late
         while len(resting) > rest:
-            slot, counted = resting.popleft()
-            late = late.plus(less(in_slot(maps, slot), counted))
+            late = late.plus(resting.popleft().late())
 
     def check() -> None:
         nonlocal last
@@ -477,8 +464,8 @@ async def test_moves(lab: Lab, mode: str) -> None:
             ended = flow.close()
             check()
             python = flow.by_python()
-            resting.append((place[0], less(ended, python)))
-            # Nobody else gets it before 256 others have come and gone.
+            resting.append(flow)
+            # Nobody else gets its slot before 256 others have come.
             look_again(100)
             before = before.plus(ended)
             flow = lab.add(1, ingress_filter=True, mss_adjust=True, fast=mode == "fast")

@@ -50,7 +50,7 @@ class Recorder(NullBackend):
     def add(self, spec: FlowSpec, now: float) -> Kept:
         flow = Kept(spec, self._table, now)
         flow.packets = self.packets
-        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
+        self._table.add(spec.address, spec.networks4(), flow, spec.networks6)
         self.specs.append(spec)
         return flow
 

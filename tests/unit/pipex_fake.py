@@ -112,7 +112,7 @@ class FakeKernel(UserBackend):
 
     def add(self, spec: FlowSpec, now: float) -> KernelFlow:
         flow = KernelFlow(spec, self, now)
-        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
+        self._table.add(spec.address, spec.networks4(), flow, spec.networks6)
         if spec.offload and not self.refusal and len(self.flows) < self.capacity:
             self.flows[spec.session] = flow
             flow.inside = True

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from npppy.config.model import AuthMethod
-from npppy.pipex.base import Counters
+from npppy.pipex.base import Counters, Police
 from npppy.ppp.cause import Cause
 from npppy.ppp.link import Caller, Link, Upper
 from npppy.ppp.session import Session
@@ -163,6 +163,15 @@ class Sink:
 
     def last_active(self) -> float:
         return 0.0
+
+    def by_python(self) -> Counters:
+        return self.counters()
+
+    def late(self) -> Counters:
+        return Counters()
+
+    def police(self, up: Police | None, down: Police | None) -> None:
+        """It limits nothing."""
 
     def close(self) -> Counters:
         self.closed = True

@@ -6,11 +6,12 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import md5
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from npppy.aaa.base import Accept, Answer, Failed, MsChapV2, Reject, Request
+from npppy.aaa.base import Accept, Answer, Challenge, Eap, Failed, MsChapV2, Proof, Reject, Request
 from npppy.aaa.local import verify
 from npppy.config.model import (
     AddressRange,
@@ -84,6 +85,8 @@ class Users:
         if self.fail:
             return Failed(reason="no server")
         password = USERS.get(request.account)
+        if isinstance(request.proof, Eap):
+            return self._eap(request, request.proof.packet, password or b"")
         response = verify(request.proof, request.username, password or b"nobody")
         if password is None or response is None or request.realm is None:
             return Reject(reason="wrong")
@@ -91,6 +94,17 @@ class Users:
         if request.keys and isinstance(request.proof, MsChapV2):
             keys = keys_from_mschap(mschap.nt_password_hash(password), request.proof.nt_response, server=True)
         return replace(self.accept.get(request.account, Accept()), authenticator_response=response, keys=keys)
+
+    def _eap(self, request: Request, packet: bytes, password: bytes) -> Answer:
+        """The server's side of MD5-Challenge (RFC 3748 section 5.4)."""
+        identifier, kind, data = packet[1], packet[4], packet[5:]
+        if kind == 1:
+            challenge = b"\x10" + bytes(range(16))
+            following = (identifier + 1) & 0xFF
+            return Challenge(eap=bytes((1, following, 0, 22, 4)) + challenge, state=bytes((following,)) + challenge[1:])
+        if password and data[1:17] == md5(request.state[:1] + password + request.state[1:]).digest():
+            return replace(self.accept.get(request.account, Accept()), eap=bytes((3, identifier, 0, 4)))
+        return Reject(reason="wrong", eap=bytes((4, identifier, 0, 4)))
 
     def authenticate(self, request: Request, done: Callable[[Answer, float], None], now: float) -> Waiting | None:
         answer = self.answer(request)
@@ -100,6 +114,21 @@ class Users:
         waiting = Waiting(self, done, answer)
         self.waiting.append(waiting)
         return waiting
+
+
+def request_for(proof: Proof, caller: Caller | None = None, **fields: Any) -> Request:
+    """A login as a session makes it."""
+    rig = Rig()
+    link = Link(tunnel=rig.tunnel, caller=caller or Caller(text="02:00:00:00:00:01"), max_mru=1492)
+    named = {"username": "alice"} | fields
+    settings = {
+        "session": 1,
+        "acct_session_id": "0000000000000001",
+        "realm": rig.realm,
+        "account": named["username"],
+        "user": named["username"],
+    }
+    return Request(proof=proof, link=link, **(settings | named))
 
 
 class Routes:
@@ -182,6 +211,16 @@ class Line:
         self.give(proto.PAP, 1, 1, data)
         answers = self.take(proto.PAP)
         return answers[-1] if answers else b""
+
+    def eap(self, user: str = "alice", password: bytes | None = None) -> bytes:
+        """Log in by EAP; returns the answer."""
+        secret = USERS.get(user, b"") if password is None else password
+        identifier, _ = self.find(proto.EAP, 1)
+        self.give(proto.EAP, 2, identifier, b"\x01" + user.encode())
+        identifier, data = self.find(proto.EAP, 1)
+        value = md5(bytes((identifier,)) + secret + data[2:18]).digest()
+        self.give(proto.EAP, 2, identifier, b"\x04\x10" + value + user.encode())
+        return self.take(proto.EAP)[-1]
 
     def open_ipcp(self, wish: int = 0) -> int:
         """Bring IPCP up; returns the address that we were given."""

@@ -21,7 +21,7 @@ from npppy.config.model import (
 from npppy.l2tp import engine as l2tp
 from npppy.l2tp.service import Endpoint
 from npppy.l2tp.tunnel import CYCLE
-from npppy.pipex.base import Counters, FlowSpec
+from npppy.pipex.base import Counters, FlowSpec, Police
 from npppy.pipex.ip import checksum
 from npppy.port import Port
 from npppy.pppoe.codec import AccessLine
@@ -47,6 +47,9 @@ AC = bytes.fromhex("02ac00000001")
 PORT = Port("eth1")
 #: Who answers pings.
 TARGET = int(IPv4Address("192.0.2.1"))
+#: What subscribers of the simulator can log in by.
+METHODS = (AuthMethod.PAP, AuthMethod.CHAP, AuthMethod.MSCHAPV2)
+
 LARGE_POOL = {"ranges": (AddressRange(first=IPv4Address("10.1.0.1"), last=IPv4Address("10.1.255.254")),)}
 
 
@@ -59,7 +62,7 @@ def tunnel(**options: Any) -> Tunnel:
         "carrier": PppoeOptions(),
         "mru": 1492,
         "mppe": Mppe.NO,
-        "authentication_methods": tuple(AuthMethod),
+        "authentication_methods": METHODS,
     }
     return Tunnel(**(settings | KEEPALIVE | options))
 
@@ -105,6 +108,15 @@ class MirrorFlow:
     def last_active(self) -> float:
         return 0.0
 
+    def by_python(self) -> Counters:
+        return self.counters()
+
+    def late(self) -> Counters:
+        return Counters()
+
+    def police(self, up: Police | None, down: Police | None) -> None:
+        """It limits nothing."""
+
     def close(self) -> Counters:
         del self.mirror.flows[self.spec.address]
         return self.counters()
@@ -125,7 +137,7 @@ class Bed(ABC):
         pings: int = 0,
     ) -> None:
         """*rig* is for the concentrator."""
-        settings = {"authentication_methods": tuple(AuthMethod), "ipcp": LARGE_POOL} | KEEPALIVE
+        settings = {"authentication_methods": METHODS, "ipcp": LARGE_POOL} | KEEPALIVE
         self.rig = Rig(**(settings | (rig or {})))
         self.mirror = Mirror()
         self.rig.site.backend = self.mirror

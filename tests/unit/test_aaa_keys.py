@@ -14,12 +14,12 @@ from npppy.config.model import AuthMethod, Mppe
 from npppy.config.users import UsersFile
 from npppy.ppp import mschap
 from npppy.ppp.chap import ChapClient, ChapServer
-from npppy.ppp.link import Caller
 from npppy.ppp.mppe import Keys
 from npppy.ppp.mppe import Mppe as Packets
 from npppy.wheel import Wheel
 
 from .mppe_rig import BEST, REQUIRED, Duo
+from .ppp_rig import request_for
 from .test_ppp_mppe import packet
 
 # RFC 2759 section 9.2 and RFC 3079 section 3.5.3: the same login.
@@ -41,10 +41,7 @@ def users(tmp_path: Path, name: bytes = b"User", password: bytes = b"clientPass"
 
 
 def ask(realm: LocalUsers, proof: Proof, name: str = "User", account: str = "User", *, keys: bool = True) -> Answer:
-    caller = Caller(text="02:00:00:00:00:01")
-    return realm.check(
-        Request(session=1, realm=None, username=name, account=account, proof=proof, caller=caller, keys=keys)
-    )
+    return realm.check(request_for(proof, username=name, account=account, keys=keys))
 
 
 def test_the_keys_of_the_rfc(tmp_path: Path) -> None:

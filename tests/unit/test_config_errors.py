@@ -52,7 +52,7 @@ foo bar
         '2:1: expected a statement, found "tunel"; did you mean "tunnel"?',
         '4:7: expected a number from 500 to 9000, found "20000"',
         '5:3: expected an option of a pppoe tunnel, found "lcp-timeou"; did you mean "lcp-timeout"?',
-        '6:29: expected "pap", "chap" or "mschapv2", found "mschap"; did you mean "mschapv2"?',
+        '6:29: expected "pap", "chap", "mschapv2" or "eap", found "mschap"; did you mean "mschapv2"?',
         '7:7: unexpected "="',
         '9:3: expected an option of a pppoe tunnel, found "l2tp-hostname", which belongs in an l2tp tunnel',
         '10:3: expected an option of a pppoe tunnel, found "timeout", which belongs in an authentication-server block',
@@ -87,7 +87,7 @@ foo bar
         ('lcp-keepalive "yes"', '10:15: expected "yes" or "no", found the string "yes"; keywords have no quotes'),
         ("lcp-keepalive-retry-interval 0", '10:30: expected a number from 1 to 86400, found "0"'),
         ("negotiation-timeout 3601", '10:21: expected a number from 1 to 3600, found "3601"'),
-        ("authentication-method", '10:22: expected "pap", "chap" or "mschapv2", found the end of the line'),
+        ("authentication-method", '10:22: expected "pap", "chap", "mschapv2" or "eap", found the end of the line'),
         ("mppe-key-length 64", '10:17: expected "128", "56" or "40", found "64"'),
         ("pipex maybe", '10:7: expected "yes", "no", "ebpf" or "user", found "maybe"'),
         ("chap-name", "10:10: expected a string, found the end of the line"),
@@ -221,7 +221,8 @@ def test_options(conf: ConfigFile, options: str, expected: str) -> None:
         ("authentication L type radius {\naccounting-server\n}", '2:18: expected "{", found the end of the line'),
         ("authentication L type radius {\ntimeout 5\n}", '2:1: expected an option of an authentication block, '
          'found "timeout", which belongs in an authentication-server block'),
-        ("radius", '1:7: expected "nas-id" or "dae", found the end of the line'),
+        ("radius", '1:7: expected "nas-id", "nas-address", "nas-port-id", "spool", "spool-limit" or "dae", '
+         "found the end of the line"),
         ("radius dae listen 10.0.0.1", '1:19: expected "on", found "10.0.0.1"'),
         ("radius nas-id \"\"", "1:15: expected a string, found an empty string"),
         ("mru 1400", '1:1: expected a statement, found "mru", which belongs in a tunnel'),
@@ -426,7 +427,7 @@ def test_many_overlaps(conf: ConfigFile) -> None:
     ]
 
 
-NO_KEYS = "cannot be met: keys are what mschapv2 gives, and authentication-method has no mschapv2"
+NO_KEYS = "cannot be met: keys are what mschapv2 and eap give, and authentication-method has neither"
 
 
 @pytest.mark.parametrize("protocol", ["pppoe", "l2tp", "pptp"])
@@ -453,7 +454,7 @@ def test_mppe_required_of_another_file(conf: ConfigFile) -> None:
 
 def test_what_could_not_be_read_may_have_been_mschapv2(conf: ConfigFile) -> None:
     assert conf.tunnel_errors("mppe required\nauthentication-method chap mschap2") == [
-        'npppd.conf:11:28: expected "pap", "chap" or "mschapv2", found "mschap2"; did you mean "mschapv2"?'
+        'npppd.conf:11:28: expected "pap", "chap", "mschapv2" or "eap", found "mschap2"; did you mean "mschapv2"?'
     ]
 
 

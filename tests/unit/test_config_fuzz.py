@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from npppy.config.loader import ConfigError, load
 from npppy.config.model import Config
-from npppy.config.options import AUTHENTICATION, IPCP, RADIUS, SERVERS, SET, TUNNEL
+from npppy.config.options import IPCP, SET, TUNNEL
+from npppy.config.options_radius import AUTHENTICATION, DAE, PORT_ID_NAMES, RADIUS, SERVERS
 
 from . import config_file
 
@@ -19,16 +20,20 @@ ROOT = Path(__file__).parent.parent.parent
 SEEDS = [
     *(path.read_bytes() for path in sorted((ROOT / "tests/unit/data").glob("*.conf"))),
     (ROOT / "conf/npppd.conf").read_bytes(),
+    (ROOT / "conf/npppd.conf").read_bytes() + (ROOT / "conf/radius.conf").read_bytes().replace(b"#radius", b"radius"),
     (config_file.BASE + config_file.TUNNEL % "pppoe-pado-delay drop from 5" + config_file.BIND).encode(),
 ]
 OTHER_WORDS = """
 tunnel ipcp interface authentication bind radius set include protocol type pppoe l2tp pptp local from to by { } on port
-secret for static drop yes no required 0 -1 99999999999999999999999 1492 ::1 10.0.0.0/24 10.0.0.1-10.0.0.9 .. * ? [
+secret for static drop yes no required optional priority message-authenticator status-server balance dae
+0 -1 99999999999999999999999 1492 ::1 10.0.0.0/24 10.0.0.1-10.0.0.9 .. * ? [
 " ' # = \\
 """
 WORDS = sorted(
     {
-        *(word for table in (*TUNNEL.values(), IPCP, AUTHENTICATION, SERVERS, SET, RADIUS) for word in table),
+        *(word for table in (*TUNNEL.values(), IPCP, AUTHENTICATION, SET, RADIUS, DAE) for word in table),
+        *(word for table in (SERVERS, *SERVERS.values()) for word in table),
+        *(f'"{{{name}}}"' for name in PORT_ID_NAMES),
         *OTHER_WORDS.split(),
         *("\n", "{\n", "}\n", "\\\n", '"\n', "\xa0", "\0", '"\0"', "x" * 5000),
     }

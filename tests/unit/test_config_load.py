@@ -67,9 +67,9 @@ def test_the_files_of_openbsd_hold_every_keyword() -> None:
 
 def test_every_keyword_is_in_the_model(conf: ConfigFile) -> None:
     config = load(DATA / "every.conf")
-    assert (config.max_session, config.user_max_session, config.nas_id) == (100, 2, "nas")
-    assert config.dae.listen == ((ip("127.0.0.1"), 3799),)
-    assert config.dae.clients == ((ip("127.0.0.1"), "dae"),)
+    assert (config.max_session, config.user_max_session, config.radius.nas_id) == (100, 2, "nas")
+    assert config.radius.dae.listen == ((ip("127.0.0.1"), 3799),)
+    assert config.radius.dae.clients == ((ip("127.0.0.1"), "dae"),)
 
     l2tp, pptp, pppoe = config.tunnels
     assert [tunnel.name for tunnel in config.tunnels] == ["l2tp", "pptp", "pppoe"]
@@ -156,8 +156,8 @@ def test_every_keyword_is_in_the_model(conf: ConfigFile) -> None:
 def test_an_isp(conf: ConfigFile) -> None:
     config = conf.load((DATA / "isp.conf").read_bytes())
     assert [tunnel.carrier.interfaces for tunnel in config.tunnels] == [("vlan101",), ("vlan102",)]
-    assert config.dae.listen == ((ip("192.0.2.1"), 3799), (ip_address("2001:db8::53"), 3800))
-    assert config.dae.clients[0] == (ip("192.0.2.10"), "dae 'secret'")
+    assert config.radius.dae.listen == ((ip("192.0.2.1"), 3799), (ip_address("2001:db8::53"), 3800))
+    assert config.radius.dae.clients[0] == (ip("192.0.2.10"), "dae 'secret'")
     one, two = config.ipcps
     assert [(str(r.first), str(r.last), r.dynamic) for r in one.ranges + two.ranges] == [
         ("10.1.0.0", "10.1.15.255", True),
@@ -346,7 +346,7 @@ def test_places(conf: ConfigFile) -> None:
 
 def test_empty_file(conf: ConfigFile) -> None:
     config = conf.load("")
-    assert (config.tunnels, config.warnings, config.nas_id) == ((), (), "npppd")
+    assert (config.tunnels, config.warnings, config.radius.nas_id) == ((), (), "npppd")
 
 
 # include

@@ -11,28 +11,22 @@ import pytest
 
 from npppy.config.loader import load
 from npppy.config.model import (
+    Config,
+    Dae,
     FsmLimits,
     Ipcp,
     L2tpOptions,
     Mppe,
     PppoeOptions,
     PptpOptions,
+    Radius,
+    RadiusServer,
     RadiusServers,
     Realm,
     Tunnel,
 )
-from npppy.config.options import (
-    AUTHENTICATION,
-    IPCP,
-    RADIUS,
-    SERVERS,
-    SET,
-    TUNNEL,
-    TUNNEL_DEFAULTS,
-    UNBUILT,
-    Option,
-    server,
-)
+from npppy.config.options import IPCP, SET, TUNNEL, TUNNEL_DEFAULTS, UNBUILT, Option
+from npppy.config.options_radius import AUTHENTICATION, DAE, PORT_ID_NAMES, RADIUS, SERVERS
 from npppy.config.reader import Number
 from npppy.config.users import UsersFile
 
@@ -43,7 +37,7 @@ OPTIONS = [
     *{option.keyword: option for table in TUNNEL.values() for option in table.values()}.values(),
     *IPCP.values(),
     *AUTHENTICATION.values(),
-    *server(0).values(),
+    *SERVERS["authentication-server"].values(),
 ]
 
 
@@ -74,6 +68,39 @@ def test_the_example_with_pptp(tmp_path: Path) -> None:
     assert isinstance(tunnel.carrier, PptpOptions)
     assert [(str(address), port) for address, port in tunnel.carrier.listen] == [("0.0.0.0", 1723)]
     assert tunnel.mppe is Mppe.REQUIRED
+
+
+def radius_example(tmp_path: Path, text: str) -> Config:
+    example = (CONF / "npppd.conf").read_text()
+    (bind,) = re.findall("^bind .*\n", example, re.MULTILINE)
+    # As it says itself.
+    (tmp_path / "npppd.conf").write_text(example.replace(bind, 'include "radius.conf"\n'))
+    (tmp_path / "npppd-users").write_bytes((CONF / "npppd-users").read_bytes())
+    (tmp_path / "radius.conf").write_text(text)
+    for file in tmp_path.iterdir():
+        file.chmod(0o600)
+    return load(tmp_path / "npppd.conf")
+
+
+def test_the_example_with_radius(tmp_path: Path) -> None:
+    loaded = radius_example(tmp_path, (CONF / "radius.conf").read_text())
+    assert loaded.warnings == ()
+    (bind,) = loaded.binds
+    assert (bind.tunnel.name, bind.realm.type, bind.interface.name) == ("ACCESS", "radius", "tun0")
+    (access,), (accounting,) = bind.realm.authentication.servers, bind.realm.accounting.servers
+    assert (str(access.address), access.port, accounting.port) == ("127.0.0.1", 1812, 1813)
+    # Those of the example for FreeRADIUS.
+    assert f'secret = "{access.secret}"' in (CONF / "freeradius" / "clients.conf").read_text()
+    assert access.secret == accounting.secret
+
+
+def test_all_that_the_example_with_radius_offers(tmp_path: Path) -> None:
+    text = re.sub(r"^( *)#(?=[a-z])", r"\1", (CONF / "radius.conf").read_text(), flags=re.MULTILINE)
+    loaded = radius_example(tmp_path, text)
+    assert loaded.warnings == ()
+    realm = loaded.binds[0].realm
+    assert (len(realm.authentication.servers), realm.fallback) == (2, "LOCAL")
+    assert (len(loaded.radius.dae.listen), len(loaded.radius.dae.clients)) == (1, 1)
 
 
 def test_the_example(tmp_path: Path) -> None:
@@ -131,6 +158,10 @@ def test_the_other_keywords_are_in_the_manual() -> None:
         assert f".It Ic {words} " in MANUAL
     for words in ("radius " + word for word in RADIUS):
         assert f".It Ic {words} " in MANUAL
+    for words in ("radius dae " + word for word in DAE):
+        assert f".It Ic {words} " in MANUAL
+    for name in PORT_ID_NAMES:
+        assert re.search(rf"^\.It Li {name}$", MANUAL, re.MULTILINE)
     assert ".Ic pppoe-pado-delay Ar milliseconds | Ic drop\n.Op Ic from Ar sessions\n" in MANUAL
     assert ".It Ic include Ar file" in MANUAL
 
@@ -160,11 +191,29 @@ def test_ranges_and_defaults_are_in_the_manual(option: Option) -> None:
     assert option.read.zero in (0, default)
 
 
+@pytest.mark.parametrize("option", [*RADIUS.values(), *DAE.values()], ids=lambda option: option.keyword)
+def test_ranges_and_defaults_of_radius_are_in_the_manual(option: Option) -> None:
+    statement = "radius dae" if option in DAE.values() else "radius"
+    head = f".It Ic {statement} {option.keyword} "
+    text = MANUAL[MANUAL.index(head) + len(head) :]
+    text = text[: text.index("\n.It Ic radius")] if "\n.It Ic radius" in text else text[: text.index("\n.El")]
+    if isinstance(option.read, Number):
+        assert f"{option.read.low} to {option.read.high}, default {defaults(Radius, Dae)[option.field]}" in text
+
+
+def test_the_rest_of_radius_is_in_the_manual() -> None:
+    assert "60 to 86400, or 0, the default" in item("accounting-interim")
+    assert "0 to 255, default 0" in item("priority")
+    assert ".It Ic message-authenticator required | optional\n" in MANUAL
+    assert "which is the default" in item("message-authenticator")
+    assert "default is .Ic yes" in item("status-server")
+    found = defaults(RadiusServer)
+    assert (found["priority"], found["require_message_authenticator"], found["status_server"]) == (0, True, True)
+
+
 def test_what_is_not_built_is_in_the_manual() -> None:
     bugs = MANUAL[MANUAL.index(".Sh BUGS") :]
-    words = {"eap-capable", "radius", "pppx"}
-    for word in words:
-        assert word in bugs
-    assert {row.keyword for row in UNBUILT} - {"type", "name", "nas-id", "dae"} <= words
-    for word in ("ccp", "mppe", "pptp"):
+    assert [row.keyword for row in UNBUILT] == ["name"]
+    assert "pppx" in bugs
+    for word in ("ccp", "mppe", "pptp", "radius", "eap"):
         assert word not in bugs

@@ -13,13 +13,14 @@ import pytest
 import pytest_asyncio
 
 from npppy.config.model import PipexChoice
-from npppy.control.pipex import LEAST_BURST, MOST_BURST, PipexCommands
+from npppy.control.pipex import PipexCommands
 from npppy.control.server import ControlServer
 from npppy.control.sessions import SLICE
 from npppy.control.subject import EngineSubject
 from npppy.pipex import capture as capture_module
 from npppy.pipex.base import Counters, Police, Wish
 from npppy.pipex.null import NullBackend
+from npppy.pipex.police import LEAST_BURST, MOST_BURST
 from npppy.pipex.user import UserBackend, UserFlow
 from npppy.ppp import proto
 from npppy.ppp.link import IN
@@ -157,9 +158,9 @@ async def test_limits_that_cannot_be(
     assert not world.rig.engine.wishes
 
 
-@pytest.mark.parametrize(("mru", "least"), [(1400, 1492), (1500, 1500)])
+@pytest.mark.parametrize(("mru", "least"), [(1400, 1492), (1500, 1492), (9000, 1492)])
 async def test_a_burst_lets_any_packet_pass_that_may_be_agreed(mru: int, least: int) -> None:
-    """The link's bound is 1492; LCP may agree on what either allows."""
+    """The link's bound is 1492; within it, LCP may agree on what the tunnel says, or on nothing, which is 1500."""
     world = World(mru=mru)
     session = world.up()
     commands = PipexCommands(world.rig.engine, lambda: world.backend, lambda: world.rig.now)

@@ -37,6 +37,7 @@ PLACES = [
     ("pipex ppp-id 1", "police", "p", "off"),
     ("pipex ppp-id 1", "user", "u", ""),
     ("pipex ppp-id 1", "ebpf", "e", ""),
+    ("", "radius", "r", ""),
     ("", "tunnel", "t", "all"),
     ("tunnel", "brief", "b", ""),
     ("tunnel", "all", "a", ""),
@@ -151,7 +152,7 @@ def test_capture() -> None:
 FILTERS = "  ppp-id\n  address\n  interface\n  protocol\n  realm\n  username\n"
 
 
-TOP = "  session\n  clear\n  daemon\n  monitor\n  pipex\n  capture\n  tunnel\n"
+TOP = "  session\n  clear\n  daemon\n  monitor\n  pipex\n  radius\n  capture\n  tunnel\n"
 TUNNEL = "  id\n  peer\n  name\n  protocol\n  state\n"
 RATES = "[ off | <down>[/<up>] ]"
 OPTIONS = "  -c\n  -s\n  -w\n"

@@ -102,7 +102,7 @@ class Tun:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     monkeypatch.setattr(datapath, "choose", lambda *_: made)
-    monkeypatch.setattr(datapath, "end_leftovers", lambda _: None)
+    monkeypatch.setattr(datapath, "end_leftovers", lambda *_: None)
     own = frozenset(ip_address(text).packed for text in ("192.0.2.1", "2001:db8::1"))
     monkeypatch.setattr(datapath, "_addresses", lambda: own)
     return made

@@ -44,7 +44,7 @@ def pptp(packet: bytes) -> bytes:
     return bytes(12) + b"\x08\x00" + ip("192.0.2.1", "192.0.2.2", packet, protocol=47)
 
 
-LCP, PAP, CHAP, IPCP, CCP = 0xC021, 0xC023, 0xC223, 0x8021, 0x80FD
+LCP, PAP, CHAP, EAP, IPCP, CCP = 0xC021, 0xC023, 0xC223, 0xC227, 0x8021, 0x80FD
 FLOW = "10.0.0.2", "9.9.9.9"
 ENDS = "10.0.0.2 > 9.9.9.9"
 PORTS = "10.0.0.2:40000 > 9.9.9.9:40001"
@@ -62,7 +62,17 @@ FRAMES = [
     (control(LCP, 2, b"\3\5\xc2\x23\5"), "LCP", "ConfAck id=7 auth=chap-md5"),
     (control(LCP, 3, b"\3\5\xc2\x23\x81\2\6\0\0\0\0"), "LCP", "ConfNak id=7 auth=mschapv2 accm=0x00000000"),
     (control(LCP, 4, b"\7\2\x0d\3\6"), "LCP", "ConfRej id=7 option7 option13=0x06"),
-    (control(LCP, 1, b"\3\4\xc2\x27"), "LCP", "ConfReq id=7 auth=c227"),
+    (control(LCP, 1, b"\3\4\xc2\x27"), "LCP", "ConfReq id=7 auth=eap"),
+    (control(LCP, 1, b"\3\4\xc0\x27"), "LCP", "ConfReq id=7 auth=c027"),
+    (control(EAP, 1, b"\1"), "EAP", "Request id=7 identity"),
+    (control(EAP, 2, b"\1al\nice"), "EAP", 'Response id=7 identity "al\\x0aice"'),
+    (control(EAP, 1, b"\2patience"), "EAP", 'Request id=7 notification "patience"'),
+    (control(EAP, 2, b"\6secret"), "EAP", "Response id=7 gtc, 6 octets"),
+    (control(EAP, 2, b"\xfe"), "EAP", "Response id=7 type 254"),
+    (control(EAP, 2), "EAP", "malformed"),
+    (control(EAP, 3), "EAP", "Success id=7"),
+    (control(EAP, 4), "EAP", "Failure id=7"),
+    (control(EAP, 9), "EAP", "code 9 id=7"),
     (control(LCP, 5, b"bye\x1b"), "LCP", 'TermReq id=7 "bye\\x1b"'),
     (control(LCP, 5), "LCP", "TermReq id=7"),
     (control(LCP, 6), "LCP", "TermAck id=7"),

@@ -16,7 +16,7 @@ are below.
  6  dns-servers resolver is dead
         unit/test_npppd_rows.py::test_row_6_name_servers_of_the_resolver
     eap-capable is dead
-        unit/test_config_warnings.py::test_what_is_not_built_yet
+        unit/test_realms.py::test_eap_is_for_servers_alone
     callnum-check has one mode, and it is strict
         unit/test_npppd_rows.py::test_row_6_the_calling_number_is_compared
         unit/test_npppd_rows.py::test_row_6_callnum_check_reaches_the_realm
@@ -82,7 +82,7 @@ sppp(4): a prefix of the password will do
         unit/test_auth.py::test_the_whole_password_counts
 pppd CVE-2020-8597: EAP name beyond its buffer
         unit/test_npppd_rows.py::test_pppd_cve_2020_8597_names_as_long_as_a_frame
-        unit/test_npppd_rows.py::test_pppd_cve_2020_8597_eap_is_not_spoken
+        unit/test_eap.py::test_pppd_cve_2020_8597_a_name_longer_than_its_place
 mpd5: crafted PPPoE discovery request
         unit/test_pppoe_discovery.py::test_crafted_discovery_request
         fuzz/test_pppoe_fuzz.py::test_receive_never_raises
@@ -119,7 +119,7 @@ from pathlib import Path
 import pytest
 
 from npppy import daemon
-from npppy.aaa.base import Accept, Pap, Reject, Request
+from npppy.aaa.base import Accept, Pap, Reject
 from npppy.aaa.local import LocalUsers
 from npppy.config.loader import load
 from npppy.config.model import AddressRange, AuthMethod, Bind, Ipcp
@@ -131,7 +131,7 @@ from npppy.ppp.engine import DNS
 from npppy.ppp.link import Caller
 from npppy.ppp.station import Phase
 
-from .ppp_rig import HERE, Rig
+from .ppp_rig import HERE, Rig, request_for
 
 TESTS = Path(__file__).parents[1]
 
@@ -201,14 +201,8 @@ def test_row_6_the_calling_number_is_compared(tmp_path: Path, user: str, caller:
     path.write_text("fixed:password=secret:calling-number=0123456:\nfree:password=secret:\n")
     users = UsersFile(path)
     assert users.refresh() == []
-    request = Request(
-        session=1,
-        realm=Rig().realm,
-        username=user,
-        account=user,
-        proof=Pap(b"secret"),
-        caller=Caller(text="x", calling_number=caller),
-        check_calling_number=True,
+    request = request_for(
+        Pap(b"secret"), Caller(text="x", calling_number=caller), username=user, account=user, check_calling_number=True
     )
     realm = LocalUsers(users, bytes)
     assert isinstance(realm.check(request), Accept) is accepted
@@ -299,6 +293,8 @@ def test_row_20_nobody_is_told_of_success_and_then_refused(why: str, method: Aut
         answer, failure = line.pap("alice"), 3
     elif method is AuthMethod.CHAP:
         answer, failure = respond_md5(line, "alice", b"wonderland"), 4
+    elif method is AuthMethod.EAP:
+        answer, failure = line.eap("alice"), 4
     else:
         answer, failure = respond_ms(line, "alice", b"wonderland")[0], 4
         assert b"E=691 R=0" in answer
@@ -361,20 +357,3 @@ def test_pppd_cve_2020_8597_names_as_long_as_a_frame(method: AuthMethod) -> None
     assert line.session.cause is Cause.USER_ERROR
     rig.wait(10)
     rig.nothing_left()
-
-
-def test_pppd_cve_2020_8597_eap_is_not_spoken() -> None:
-    eap = b"\xc2\x27"
-    rig = Rig()
-    line = rig.line()
-    line.open_lcp()
-    # An MD5-Challenge response whose name is longer than what holds it.
-    packet = eap + b"\x02\x01\x00\x20\x04\x10" + bytes(16) + b"A" * 1400
-    line.give_raw(packet)
-    assert line.take() == [], "before authentication is done it is discarded (RFC 1661 section 3.5)"
-    line.pap()
-    line.take()
-    line.give_raw(packet)
-    (reject,) = line.take(proto.LCP)
-    assert (reject[0], reject[4:6], len(reject)) == (proto.PROTOCOL_REJECT, eap, 4 + len(packet))
-    assert line.session.phase is Phase.NETWORK

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+from typing import Any
+
 import pytest
 
 from npppy.pipex.base import Backend, ConflictError, Counters, Flow, FlowSpec
@@ -8,10 +11,9 @@ from npppy.pipex.null import NullBackend
 from .ippackets import number
 
 
-def spec(address: str = "10.0.0.2") -> FlowSpec:
-    return FlowSpec(
-        session=1, domain=0, interface="tun0", address=number(address), mtu=1400, mru=1400, send=lambda frame: None
-    )
+def spec(address: str = "10.0.0.2", **more: Any) -> FlowSpec:
+    values = {"session": 1, "domain": 0, "interface": "tun0", "mtu": 1400, "mru": 1400, "send": lambda frame: None}
+    return FlowSpec(address=number(address), **values | more)
 
 
 def test_counts():
@@ -36,3 +38,16 @@ def test_conflict():
         backend.add(spec(), 0.0)
     flow.close()
     backend.add(spec(), 0.0)
+
+
+def test_conflict_of_networks():
+    backend = NullBackend()
+    networks = (IPv4Network("192.0.2.0/24"),)
+    flow = backend.add(spec(networks=networks), 0.0)
+    with pytest.raises(ConflictError, match=r"network 192\.0\.2\.0/24 is taken"):
+        backend.add(spec("10.0.0.3", networks=networks), 0.0)
+    flow.close()
+    flow = backend.add(spec("10.0.0.3", networks=networks), 0.0)
+    flow.police(None, None)
+    flow.close()
+    assert flow.late() == Counters()

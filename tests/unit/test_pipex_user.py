@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import random
 import sys
-from ipaddress import IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 import pytest
@@ -137,6 +137,28 @@ class TestUp:
             flow.input(udp(source, FAR), 2.0)
         assert flow.counters()[1:3] == (2, 3)
 
+    def test_ingress_filter_of_further_networks(self, rig):
+        """As many as there are, but not what another has of them."""
+        networks = tuple(map(IPv4Network, ("192.0.2.0/24", "198.51.100.9/32")))
+        flow = rig.flow(networks=networks, ingress_filter=True)
+        other = rig.flow("192.0.2.7", networks=(IPv4Network("192.0.2.64/28"),), ingress_filter=True)
+        for source, own, others in (
+            (PEER, True, False),
+            ("192.0.2.0", True, False),
+            ("192.0.2.255", True, False),
+            ("198.51.100.9", True, False),
+            ("192.0.2.7", False, True),
+            ("192.0.2.70", False, True),
+            ("192.0.3.0", False, False),
+            ("198.51.100.8", False, False),
+            ("0.0.0.0", False, False),
+        ):
+            for one, passes in ((flow, own), (other, others)):
+                rig.written.clear()
+                one.input(udp(source, FAR), 2.0)
+                assert len(rig.written) == passes, source
+        assert flow.counters()[1:3] == (4, 5)
+
     def test_no_filter(self, rig):
         flow = rig.flow()
         flow.input(udp("192.0.2.77", FAR), 2.0)
@@ -184,6 +206,22 @@ class TestDown:
         rig.down(udp(FAR, "10.0.0.2"))
         rig.down(udp(FAR, "10.8.255.255"))
         assert len(one) == len(two) == 1
+
+    def test_further_networks(self, rig):
+        flow = rig.flow("10.8.0.1", prefixlen=24, networks=(IPv4Network("192.0.2.0/24"), IPv4Network("10.8.0.0/24")))
+        for count, address in enumerate(("10.8.0.255", "192.0.2.0", "192.0.2.255"), 1):
+            rig.down(udp(FAR, address))
+            assert flow.counters().out_packets == count
+        rig.down(udp(FAR, "192.0.3.0"))
+        assert rig.shared.unknown == 1
+        with pytest.raises(ConflictError, match=r"network 192\.0\.2\.0/24 is taken"):
+            rig.flow("10.9.0.1", networks=(IPv4Network("192.0.2.0/24"),))
+        flow.close()
+        rig.flow("10.9.0.1", networks=(IPv4Network("192.0.2.0/24"), IPv4Network("10.8.0.0/24")))
+        # Without an address nothing of IPv4 is its own.
+        six = rig.flow6(networks=(IPv4Network("192.0.4.0/24"),))
+        rig.down(udp(FAR, "192.0.4.1"))
+        assert (rig.shared.unknown, six.counters().out_packets) == (2, 0)
 
     def test_all_interfaces_of_the_domain(self, rig):
         """Which device the kernel took does not matter, nor do two of them give one address twice."""
@@ -593,7 +631,28 @@ class TestPolice:
         assert len(rig.frames) == 1
 
 
+    def test_the_same_again(self, rig):
+        """What does not change goes on with the tokens that it has."""
+        flow = rig.flow(police_up=self.LIMIT, police_down=self.LIMIT)
+        flow.input(udp(PEER, FAR, bytes(972)), 2.0)
+        rig.down(udp(FAR, PEER, bytes(972)))
+        for up, down in ((self.LIMIT, self.LIMIT), (self.LIMIT, Police(1000, 1501)), (Police(1001, 1500), None)):
+            flow.police(up, down)
+            flow.input(udp(PEER, FAR, bytes(972)), 2.0)
+            rig.down(udp(FAR, PEER, bytes(972)))
+        # A new limit begins with its burst.
+        assert (len(rig.written), len(rig.frames)) == (2, 3)
+        assert flow.counters()[2::3] == (2, 1)
+
+
 class TestLife:
+    def test_late(self, rig):
+        """Nothing is counted after the end but what comes then."""
+        flow = rig.flow()
+        flow.input(udp(PEER, FAR), 2.0)
+        assert flow.close() == Counters(28, 1)
+        assert flow.late() == Counters()
+
     def test_conflict(self, rig):
         flow = rig.flow()
         with pytest.raises(ConflictError, match=r"10\.0\.0\.2"):

@@ -16,7 +16,7 @@ from ...pppoe.call import PppoeEncap
 from ...pptp.encap import PptpEncap
 from ...tun.device import TunError
 from ...tun.netlink import NetlinkError
-from ..base import Attached, FlowSpec, Memory, PipexState
+from ..base import Attached, FlowSpec, Leftovers, Memory, PipexState
 from ..user import UserBackend
 from . import carriers, layout
 from .carriers import Wire
@@ -70,11 +70,14 @@ class EbpfBackend(UserBackend):
         self._full = False
 
     @classmethod
-    def open(cls, capacity: int, pins: Path | None = PINS, *, keep: bool = False) -> EbpfBackend:
+    def open(
+        cls, capacity: int, pins: Path | None = PINS, *, keep: bool = False, leftovers: Leftovers | None = None
+    ) -> EbpfBackend:
         """Load the programs, for *capacity* sessions, and end what an earlier process has left.
 
-        With *keep* its sessions go on instead, with what is attached, and are in the maps; if that cannot be, that is
-        logged, and they end.  Raises :class:`BpfError`, :class:`~npppy.tun.netlink.NetlinkError` or :class:`OSError`.
+        *leftovers* is given what its sessions had counted.  With *keep* they go on instead, with what is attached, and
+        are in the maps; if that cannot be, that is logged, and they end.  Raises :class:`BpfError`,
+        :class:`~npppy.tun.netlink.NetlinkError` or :class:`OSError`.
         """
         maps = None
         if keep and pins is not None:
@@ -83,7 +86,7 @@ class EbpfBackend(UserBackend):
             except (BpfError, OSError) as error:
                 log.error("pipex: the sessions of an earlier npppyd end: %s", error)
         if maps is None:
-            for line in teardown(pins):
+            for line in teardown(pins, leftovers):
                 log.info("pipex: left by an earlier npppyd: %s", line)
             maps = PipexMaps(capacity, pins)
         try:
@@ -185,7 +188,7 @@ class EbpfBackend(UserBackend):
         another flow.
         """
         flow = EbpfFlow(spec, self.interfaces[spec.interface], self._table, now, self.maps)
-        self._table.add(spec.address, spec.prefixlen, flow, spec.networks6)
+        self._table.add(spec.address, spec.networks4(), flow, spec.networks6)
         if not spec.offload or isinstance(wire := self._wire(spec.interface, spec.encap), str):
             return flow
         shared = self._shared[spec.interface]

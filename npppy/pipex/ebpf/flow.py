@@ -6,7 +6,7 @@ import errno
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from ...l2tp.encap import L2tpEncap
 from ..base import Counters, FlowSpec, Police
@@ -20,7 +20,7 @@ from .ipsec import Diversion
 from .keys import Keys
 from .layout import BUCKET, REF, SESSION, STATS, U32
 from .libbpf import LOCKED, NOEXIST, BpfError, Map
-from .maps import PipexMaps
+from .maps import PipexMaps, check_limit
 from .plumbing import NpxInterface
 
 _PLACES: Final = list(STATS.offsets)
@@ -28,11 +28,23 @@ _COUNTED: Final = operator.itemgetter(*map(_PLACES.index, Counters._fields))
 _ACTIVE: Final = _PLACES.index("active_ns")
 _HEARD: Final = _PLACES.index("heard_ns")
 _LOOPED: Final = _PLACES.index("looped")
-_NOTHING: Final = Counters()
 _NO_NEXT: Final = bytes(REF.size)
 _SPARE: Final = bytes(24)
+_POLICE: Final = layout.POLICE_UP | layout.POLICE_DOWN
 #: Octets that MPPE adds.
 _MPPE: Final = 4
+
+
+class _Gone(NamedTuple):
+    """What the kernel had counted when it gave a session back, and the slot that rests since."""
+
+    counted: Counters
+    slot: int
+    #: For :meth:`PipexMaps.rests`.
+    number: int
+
+
+_NOT_YET: Final = _Gone(Counters(), -1, 0)
 
 
 class EbpfFlow(UserFlow):
@@ -46,8 +58,7 @@ class EbpfFlow(UserFlow):
         super().__init__(spec, interface, table, now)
         self._maps = maps
         self._domain = spec.domain
-        #: What the kernel had counted when it gave the session back.
-        self._gone: tuple[int, ...] = _NOTHING
+        self._gone = _NOT_YET
         # Whether an operator wants Python to carry it: known here so that a listing costs no system call a session.
         self._user = False
         # The numbers of L2TP and PPTP, which the kernel gives all frames while it has the session, whoever carries its
@@ -74,7 +85,7 @@ class EbpfFlow(UserFlow):
 
     def counters(self) -> Counters:
         """What the kernel and Python have carried."""
-        kernel = _COUNTED(self._maps.stats(self.slot)) if self.slot >= 0 else self._gone
+        kernel = _COUNTED(self._maps.stats(self.slot)) if self.slot >= 0 else self._gone.counted
         return Counters(
             self._in_bytes + kernel[0],
             self._in_packets + kernel[1],
@@ -83,6 +94,12 @@ class EbpfFlow(UserFlow):
             self._out_packets + kernel[4],
             self._out_errors + kernel[5],
         )
+
+    def late(self) -> Counters:
+        """What programs have counted since that had found the session before it was closed."""
+        if not self._maps.rests(self._gone.number):
+            return Counters()
+        return Counters(*_COUNTED(self._maps.stats(self._gone.slot))).minus(self._gone.counted)
 
     def last_active(self) -> float:
         if self.slot >= 0:
@@ -139,18 +156,21 @@ class EbpfFlow(UserFlow):
     def entries(self) -> tuple[str, ...]:
         if self.slot < 0:
             return ()
-        nets4 = ("nets4",) if self._prefixlen < 32 else ()
         hosts4 = ("hosts4",) if self._address else ()
         keys = ("mppe", "mppe") if self._keys is not None else ()
-        return (*("nets6" for _ in self._networks6), *nets4, *hosts4, *keys, "sessions")
+        networks = ("nets6",) * len(self._networks6) + ("nets4",) * len(self._networks)
+        return (*networks, *hosts4, *keys, "sessions")
 
     def police(self, up: Police | None, down: Police | None) -> None:
-        """Limit the rate from the peer and that to it, or lift a limit.
+        """Limit the rate from the peer and that to it, or lift a limit.  A new limit begins with its burst.
 
-        Raises :class:`BpfError` for a rate or burst that cannot be.
+        Raises :class:`BpfError` for a rate or burst that cannot be; then nothing has changed.
         """
         if self.slot >= 0:
-            self.set_blocks(self._limit(self.slot, up, down), layout.POLICE_UP | layout.POLICE_DOWN)
+            before = self.blocks
+            blocks = self._limit(self.slot, up, down, before)
+            if before & _POLICE != blocks:
+                self.set_blocks(blocks, _POLICE)
         if not self.carried:
             super().police(up, down)
 
@@ -273,10 +293,10 @@ class EbpfFlow(UserFlow):
         for item, key in self._entries(maps.session(slot)):
             item.delete(key)
         self.slot = -1
-        maps.free(slot)
-        # Last, when no program runs any more that has found the session before, but one that the kernel has put off.
+        number = maps.free(slot)
+        # Last, when hardly any program runs any more that has found the session before: see late().
         stats = maps.stats(slot)
-        self._gone = _COUNTED(stats)
+        self._gone = _Gone(Counters(*_COUNTED(stats)), slot, number)
         self._active = max(self._active, stats[_ACTIVE] * 1e-9)
         self._take_back(slot, self._sequence, self._keys)
         self._sequence = self._keys = None
@@ -288,22 +308,27 @@ class EbpfFlow(UserFlow):
         if keys is not None:
             keys.take_back()
 
-    def _limit(self, slot: int, up: Police | None, down: Police | None) -> int:
-        """Fill the buckets; returns the blocks that look at them."""
+    def _limit(self, slot: int, up: Police | None, down: Police | None, before: int = 0) -> int:
+        """Fill the buckets, but those that the blocks of *before* look at and that are as they are to be.
+
+        Returns the blocks that look at them.
+        """
         blocks = 0
+        for limit in (up, down):
+            if limit is not None:
+                check_limit(*limit)
         for way, limit, block in ((0, up, layout.POLICE_UP), (1, down, layout.POLICE_DOWN)):
             if limit is not None:
-                self._maps.limit(slot, way, limit.rate, limit.burst)
                 blocks |= block
+                if not before & block or self._maps.bucket(slot, way)[:2] != limit:
+                    self._maps.limit(slot, way, *limit)
         return blocks
 
     def _bucket(self, way: int) -> RateLimit | None:
         """What is left in the kernel's bucket of a way, 0 up and 1 down; None: there is no limit."""
         if not self.blocks & (layout.POLICE_UP, layout.POLICE_DOWN)[way]:
             return None
-        record = self._maps.buckets.get(U32.pack(2 * self.slot + way))
-        assert record is not None, "arrays have all their elements"
-        rate, burst, tokens, stamp, _, _ = BUCKET.unpack(record)
+        rate, burst, tokens, stamp, _, _ = self._maps.bucket(self.slot, way)
         bucket = RateLimit(rate, burst)
         # One that nothing has taken from is full.
         if stamp:
@@ -317,8 +342,7 @@ class EbpfFlow(UserFlow):
         """
         maps = self._maps
         entries = [(maps.nets6, layout.net6(self._domain, *network)) for network in self._networks6]
-        if self._prefixlen < 32:
-            entries.append((maps.nets4, layout.net4(self._domain, self._address, self._prefixlen)))
+        entries += [(maps.nets4, layout.net4(self._domain, *network)) for network in self._networks]
         if self._address:
             entries.append((maps.hosts4, layout.host4(self._domain, self._address)))
         # Not kept: it costs less to have it found again than to hold it for days.

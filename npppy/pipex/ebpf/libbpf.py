@@ -45,6 +45,8 @@ _ARRAY: Final = 2
 _ARRAY_OF_MAPS: Final = 12
 _MAP_CREATE: Final = struct.Struct("=QIIIIII")  # its size, four about BTF, inner map, flags
 _RDONLY_PROG: Final = 1 << 7
+#: Of :attr:`Map.flags`.
+MMAPABLE: Final = 1 << 10
 _PERCPU: Final = frozenset((5, 6, 10))  # hash, array, LRU hash
 _SK_BUFF: Final = struct.Struct("40xI")  # up to ifindex
 _XDP_MD: Final = struct.Struct("IIIII")  # data, its end, metadata, ingress interface, queue

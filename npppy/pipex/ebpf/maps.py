@@ -29,7 +29,8 @@ PINS: Final = Path("/sys/fs/bpf/npppy")
 _MAPS: Final = {
     "sessions": (1, 0),
     "hosts4": (1, 0),
-    "nets4": (1, 0),
+    # A trie takes memory for what is in it alone.
+    "nets4": (4, 0),
     "nets6": (2, 0),
     "slots": (0, 1),
     "stats": (0, 1),
@@ -38,8 +39,8 @@ _MAPS: Final = {
     "mppe": (2, 0),
 }
 _PROGRAMS: Final = ("pipex_access", "pipex_core", "pipex_nic", "pipex_miss", "pipex_order", "pipex_ack")
-#: A slot that was given back rests until so many others were, and there are so many more than sessions: no program
-#: still runs then that may have found the session before.
+#: A slot that was given back rests until so many others have been taken, for there are so many more than sessions: no
+#: program still runs then that may have found the session before.
 _RESTING: Final = 256
 _GENERATIONS: Final = 0xFFFFFFFF
 
@@ -53,6 +54,12 @@ _ACKNOWLEDGED: Final = struct.Struct("=II")
 #: The generation of a slot that nobody has.
 _FREE: Final = bytes(4)
 _NO_STATS: Final = bytes(STATS.size)
+
+
+def check_limit(rate: int, burst: int) -> None:
+    """Raises :class:`BpfError` if a bucket cannot have them: see struct pipex_bucket."""
+    if not 0 < rate < 1 << 63 or not 0 < burst <= BURST_MAX:
+        raise BpfError(f"hold a rate of {rate} with a burst of {burst} octets", errno.EINVAL)
 
 
 def default_pins(control: str) -> Path:
@@ -139,12 +146,16 @@ class PipexMaps:
         self.nics = maps["nics"]
         self.events = maps["events"]
         self._freed: deque[int] = deque()
+        # How many were taken from there.
+        self._reused = 0
         #: Slots from here on were never used.
         self._fresh = 0
         self._generation = 0
 
     def close(self) -> None:
         """Close the maps and the programs.  What is attached goes on, with the entries that are there."""
+        # No slot rests any more.
+        self._reused += len(self._freed)
         self._stats.close()
         self._seqs.close()
         self._object.close()
@@ -155,11 +166,12 @@ class PipexMaps:
         """A slot and its new generation; the slot is -1 where there is none left."""
         if self.used >= self.capacity:
             return -1, 0
-        if len(self._freed) > _RESTING or self._fresh == self._slots:
-            slot = self._freed.popleft()
-        else:
+        if self._fresh < self._slots:
             slot = self._fresh
             self._fresh += 1
+        else:
+            slot = self._freed.popleft()
+            self._reused += 1
         # One number for all: so no two sessions have the same within four thousand million.
         self._generation = self._generation % _GENERATIONS + 1
         return slot, self._generation
@@ -173,17 +185,27 @@ class PipexMaps:
     def limit(self, slot: int, way: int, rate: int, burst: int) -> None:
         """Give the bucket of a way, 0 up and 1 down, its rate in octets a second and its burst in octets, full.
 
-        Raises :class:`BpfError` if they cannot be: see struct pipex_bucket.
+        Raises :class:`BpfError` if they cannot be.
         """
-        if not 0 < rate < 1 << 63 or not 0 < burst <= BURST_MAX:
-            raise BpfError(f"hold a rate of {rate} with a burst of {burst} octets", errno.EINVAL)
+        check_limit(rate, burst)
         self.buckets.put(U32.pack(2 * slot + way), BUCKET.pack(rate, burst, 0, 0, 0, 0), LOCKED)
 
-    def free(self, slot: int) -> None:
-        """Give a slot back that nothing leads to any more."""
+    def bucket(self, slot: int, way: int) -> tuple[int, ...]:
+        """The members of struct pipex_bucket, of the same moment."""
+        record = self.buckets.get(U32.pack(2 * slot + way), LOCKED)
+        assert record is not None, "arrays have all their elements"
+        return BUCKET.unpack(record)
+
+    def free(self, slot: int) -> int:
+        """Give a slot back that nothing leads to any more; returns its number for :meth:`rests`."""
         # All but the generation stays: a program that runs yet may have found the session, and reads it to the end.
         self.slots.put(U32.pack(slot), _FREE + self.session(slot)[len(_FREE) :])
         self._freed.append(slot)
+        return self._reused + len(self._freed)
+
+    def rests(self, number: int) -> bool:
+        """Whether a slot has not been taken again since :meth:`free`."""
+        return self._reused < number
 
     def session(self, slot: int) -> bytes:
         """What :meth:`fill` put there."""

@@ -18,9 +18,11 @@ from typing import Final, NamedTuple
 
 from ...tun.device import TunInterface, look_at_forwarding
 from ...tun.netlink import ACCEPT_LOCAL, FORWARDING, RP_FILTER, SCOPE_HOST, Netlink, NetlinkError, RouteQueue
+from ..base import Leftovers
 from . import ipsec
 from .attach import EGRESS, Own, attach_tc, attach_xdp, detach_xdp, xdp_program
 from .layout import FRAME, FRAME_TYPE, NIC, STRIPPED, U32, fields, inject
+from .leftovers import read_counters
 from .libbpf import BpfError, Map, Program
 from .maps import PINS
 from .migrate import OLDER
@@ -409,11 +411,12 @@ def detach_all(own: Own, others: Container[int] = ()) -> list[str]:
     return found
 
 
-def teardown(pins: Path | None = PINS) -> list[str]:
+def teardown(pins: Path | None = PINS, leftovers: Leftovers | None = None) -> list[str]:
     """Remove all that the daemon with these pins, or one without any, ever attached in this network namespace.
 
     Programs that other daemons have pinned beside *pins*, or somebody else has attached, stay.  Says what it has
-    removed, a line each.  Raises :class:`BpfError`, :class:`NetlinkError` or :class:`OSError`; then call it again.
+    removed, a line each; *leftovers* is given what the sessions had counted in the end.  Raises :class:`BpfError`,
+    :class:`NetlinkError` or :class:`OSError`; then call it again.
     """
     own = own_programs(pins)
     netlink = Netlink()
@@ -428,15 +431,17 @@ def teardown(pins: Path | None = PINS) -> list[str]:
     if pins is not None and usable(pins):
         if found := editions(pins):
             done += _take_back(found[-1])
+            if leftovers is not None:
+                read_counters(found, leftovers)
         if count := remove(pins):
             done.append(f"{count} pins removed from {pins}")
     return done
 
 
-def end_leftovers(pins: Path | None) -> None:
+def end_leftovers(pins: Path | None, leftovers: Leftovers | None = None) -> None:
     """Tear down what an earlier npppyd has left, where this one has no use for it.  What cannot be is logged."""
     try:
-        for line in teardown(pins):
+        for line in teardown(pins, leftovers):
             log.info("pipex: left by an earlier npppyd: %s", line)
     except (BpfError, NetlinkError, OSError) as error:
         # Without libbpf, say, there is hardly anything.

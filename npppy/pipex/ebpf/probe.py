@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ...tun.netlink import Netlink, NetlinkError
+from ..base import Leftovers
 from ..user import UserBackend
 from .attach import attach_tc, attach_xdp
 from .backend import EbpfBackend
@@ -61,20 +62,20 @@ def _try(maps: PipexMaps) -> str:
     return ""
 
 
-def choose(capacity: int, pins: Path | None = PINS) -> UserBackend:
+def choose(capacity: int, pins: Path | None = PINS, leftovers: Leftovers | None = None) -> UserBackend:
     """The best back end that works here: ``ebpf`` for *capacity* sessions, else ``user``; one line says which.
 
-    Either way what an earlier process has left is ended.
+    Either way what an earlier process has left is ended, and *leftovers* is given what its sessions had counted.
     """
     reason = why_not()
     if not reason:
         try:
-            backend = EbpfBackend.open(capacity, pins)
+            backend = EbpfBackend.open(capacity, pins, leftovers=leftovers)
         except (BpfError, NetlinkError, OSError) as error:
             reason = str(error).splitlines()[0]
         else:
             log.info("pipex: back end ebpf, up to %d sessions", capacity)
             return backend
     log.warning("pipex: back end user, Python carries all packets: %s", reason)
-    end_leftovers(pins)
+    end_leftovers(pins, leftovers)
     return UserBackend(reason)
