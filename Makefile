@@ -105,7 +105,7 @@ bpf: ## the BPF programs, compiled into the object that the package has
 
 .PHONY: bench
 bench: need-root ## every figure against its target, into bench/results.jsonl (root)
-	@scripts/packages venv run demo
+	@scripts/packages venv run demo bench
 	@$(MAKE) -s .venv/stamp
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 

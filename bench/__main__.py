@@ -15,12 +15,12 @@ from typing import NoReturn
 
 from npppy.pipex.ebpf.libbpf import BpfError
 
-from . import blocks, mppe, packets, sessions, tcp
+from . import blocks, mppe, packets, radius, sessions, tcp
 from .carriers import CARRIERS, L2TP, MPPE, PPPOE, PPTP, Carrier
 from .figures import ROOT, BenchError, Figure, append, commit, machine, table
 from .lab import OURS, THEIRS
 
-PARTS = ("setup", "rest", "ctl", "pipex", "blocks", "tcp")
+PARTS = ("setup", "radius", "rest", "ctl", "pipex", "blocks", "tcp")
 
 #: The share of the machine that others may have before we say so.
 QUIET = 0.05
@@ -94,6 +94,8 @@ def figures(part: str, carriers: Sequence[Carrier], sizes: Sizes) -> Iterator[Fi
             yield from mppe.measure(sizes.packets, tuple(packets.TARGETS) if sizes.whole else ("fast",))
     elif PPPOE not in carriers:
         return
+    elif part == "radius":
+        yield from radius.measure(sizes.setup, sizes.setup_runs)
     elif part == "ctl":
         yield from sessions.listing(sizes.listed)
     elif part == "blocks":
@@ -137,9 +139,10 @@ def main() -> int:
     """0 if all was measured, whatever came out; 1 if a measurement failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure npppy; see bench/README.md.")
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (all)")
-    parser.add_argument("--carrier", choices=tuple(CARRIERS), help="that alone; ctl, blocks and tcp are of pppoe")
+    alone = "that alone; radius, ctl, blocks and tcp are of pppoe"
+    parser.add_argument("--carrier", choices=tuple(CARRIERS), help=alone)
     parser.add_argument("--quick", action="store_true", help="less of everything: three minutes at most")
-    parser.add_argument("--sessions", type=int, metavar="N", help="so many in parts setup, pipex and blocks")
+    parser.add_argument("--sessions", type=int, metavar="N", help="so many in parts setup, radius, pipex and blocks")
     parser.add_argument("--pairs", type=int, metavar="N", help="so many pairs of runs in parts pipex, blocks and tcp")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results.jsonl", metavar="FILE")
     given = parser.parse_args()

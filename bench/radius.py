@@ -1,7 +1,9 @@
 """``radius``: logins and accounts by FreeRADIUS, with conf/freeradius as it is shipped.
 
 The server is in the namespace behind npppyd, on the core of all others.  Its users are rows of its database; addresses
-are npppyd's.
+are npppyd's.  The database is in memory where nothing else is said: on a disk of this machine each account that the
+server syncs would interrupt npppyd's core, and the kernel would take that time for npppyd's.  npppyd's spool is on a
+disk.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import shutil
 import sqlite3
 import statistics
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +25,14 @@ from .lab import GATEWAY, LOCAL, OURS, PATIENCE, PATIENCE_SESSION, THEIRS, Lab, 
 from .sessions import METHODS
 
 AUTH, ACCT, SECRET = 1812, 1813, "radius-secret"
-#: Requests that the server is asked by radclient, and how many of them are under way: as many as npppysim's set-ups.
-REQUESTS, WINDOW = 2000, 256
+#: Requests that radclient makes, of a server with its database in memory and on disk.
+REQUESTS, DISK_REQUESTS = 5000, 1000
+#: How many of them are under way: as many as npppysim's set-ups.
+WINDOW = 256
 #: The method where it makes no difference.
 METHOD = "pap"
+#: Files that are in memory.
+MEMORY = "/dev/shm"
 
 _SERVER = f"""address {GATEWAY} port %d secret "{SECRET}" """
 _LOGINS = f"""radius {{
@@ -50,12 +57,12 @@ _CLIENTS = f"""client all {{
 
 
 class FreeRadius(Program):
-    """A server in the network namespace that this thread is in, with a database of its own."""
+    """A server in the network namespace that this thread is in, with a database of its own in *place*."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, place: Path) -> None:
         directory.mkdir()
         self.serving = False
-        self._database = directory / "npppy.db"
+        self._database = place / "npppy.db"
         config = directory / "raddb"
         shutil.copytree(ROOT / "conf" / "freeradius", config)
         (config / "clients.conf").write_text(_CLIENTS)
@@ -111,9 +118,14 @@ class FreeRadius(Program):
 
 
 class _Lab(Lab):
-    def freeradius(self, users: int) -> FreeRadius:
+    def freeradius(self, users: int, disk: bool = False) -> FreeRadius:
+        """Start a server with so many users; *disk*: with its database beside npppyd's files."""
+        directory = self.directory / "freeradius"
+        place = directory if disk else Path(tempfile.mkdtemp(prefix="npppy-bench-", dir=MEMORY))
+        if not disk:
+            self._stack.callback(shutil.rmtree, place, ignore_errors=True)
         with self.net, pinned(THEIRS):
-            server = FreeRadius(self.directory / "freeradius")
+            server = FreeRadius(directory, place)
         self._start(server)
         server.wait_ready()
         server.add(credentials(1, users))
@@ -127,10 +139,10 @@ class _Run(NamedTuple):
     rate: float
 
 
-def _run(realm: str, method: str, sessions: int, *, ended: bool = False) -> _Run:
-    """Dial so many, and with *ended* hang up all."""
+def _run(realm: str, method: str, sessions: int, *, ended: bool = False, disk: bool = False) -> _Run:
+    """Dial so many, and with *ended* hang up all; *disk*: where the server's database is."""
     with _Lab() as lab:
-        server = None if realm == LOCAL else lab.freeradius(sessions)
+        server = None if realm == LOCAL else lab.freeradius(sessions, disk)
         accounts = server if realm == ACCOUNTS else None
         daemon = lab.npppyd(users=0 if server else sessions, method=method, realm=realm)
         daemon.wait_idle()
@@ -141,9 +153,8 @@ def _run(realm: str, method: str, sessions: int, *, ended: bool = False) -> _Run
         if accounts:
             accounts.wait_accounts(sessions, ended=False)
         late = time.monotonic() - up
-        if not ended:
-            daemon.wait_idle()
-            spent = daemon.cpu() - before
+        daemon.wait_idle()
+        spent = daemon.cpu() - before
         *_, summary = subscribers.end()
         if ended:
             if accounts:
@@ -157,35 +168,48 @@ def _run(realm: str, method: str, sessions: int, *, ended: bool = False) -> _Run
 def measure(sessions: int, runs: int) -> Iterator[Figure]:
     """So many logins by each method, so often; medians.  Each run has a new npppyd and a new server."""
     for method in METHODS:
-        local, radius = [], []
-        for _ in range(runs):
-            local.append(_run(LOCAL, method, sessions).spent)
-            radius.append(_run(ACCOUNTS, method, sessions))
-        rate = statistics.median(run.rate for run in radius)
-        yield Figure(name=f"radius.login.{method}", value=rate, unit="logins/s", better="higher")
-        base = statistics.median(local) / sessions * 1e6
-        more = statistics.median(run.spent for run in radius) / sessions * 1e6 - base
+        local, radius = zip(
+            *[(_run(LOCAL, method, sessions), _run(ACCOUNTS, method, sessions)) for _ in range(runs)], strict=True
+        )
+        yield _rate(f"radius.login.{method}", radius)
+        base = _cost(local, sessions)
+        more = _cost(radius, sessions) - base
         yield Figure(name=f"radius.cpu.{method}", value=more, unit="us", better="lower", baseline=base)
+    yield _rate(f"radius.login.{METHOD}.disk", [_run(ACCOUNTS, METHOD, sessions, disk=True) for _ in range(runs)])
     without, accounted = (
-        statistics.median(_run(realm, METHOD, sessions, ended=True).spent for _ in range(runs))
+        _cost([_run(realm, METHOD, sessions, ended=True) for _ in range(runs)], sessions)
         for realm in (LOGINS, ACCOUNTS)
     )
     # A Start and a Stop.
-    record = (accounted - without) / (2 * sessions) * 1e6
+    record = (accounted - without) / 2
     yield Figure(name="radius.accounting.record", value=record, unit="us", better="lower")
     yield from _alone()
 
 
+def _rate(name: str, runs: Sequence[_Run]) -> Figure:
+    return Figure(name=name, value=statistics.median(run.rate for run in runs), unit="logins/s", better="higher")
+
+
+def _cost(runs: Sequence[_Run], sessions: int) -> float:
+    """Microseconds of npppyd for a session."""
+    return statistics.median(run.spent for run in runs) / sessions * 1e6
+
+
 def _alone() -> Iterator[Figure]:
     """What the server does without npppyd, asked by radclient from npppyd's place and core."""
-    with _Lab() as lab:
-        lab.freeradius(REQUESTS + 1)
-        for kind, port, requests in (("auth", AUTH, _logins()), ("acct", ACCT, _starts())):
-            one, *others = requests
+    for kind, port, ask, count, disk in (
+        ("auth", AUTH, _login, REQUESTS, False),
+        ("acct", ACCT, _start, REQUESTS, False),
+        ("acct", ACCT, _start, DISK_REQUESTS, True),
+    ):
+        requests = [ask(number, *user) for number, user in enumerate(credentials(1, count + 1))]
+        with _Lab() as lab:
+            lab.freeradius(len(requests), disk)
             # The first is answered while radclient and the server find their files.
-            idle = _ask(lab, kind, port, [one])
-            took = _ask(lab, kind, port, others) - idle
-            yield Figure(name=f"radius.freeradius.{kind}", value=REQUESTS / took, unit="requests/s", better="higher")
+            idle = _ask(lab, kind, port, requests[:1])
+            took = _ask(lab, kind, port, requests[1:]) - idle
+        name = f"radius.freeradius.{kind}" + ".disk" * disk
+        yield Figure(name=name, value=count / took, unit="requests/s", better="higher")
 
 
 def _ask(lab: Lab, kind: str, port: int, requests: list[str]) -> float:
@@ -212,15 +236,11 @@ Acct-Session-Id = "{number:016x}"
 """
 
 
-def _logins() -> list[str]:
-    return [
-        f'User-Name = "{name}"\nUser-Password = "{word}"\nMessage-Authenticator = 0x00\n{_PORT.format(number=number)}'
-        for number, (name, word) in enumerate(credentials(1, REQUESTS + 1))
-    ]
+def _login(number: int, name: str, word: str) -> str:
+    facts = _PORT.format(number=number)
+    return f'User-Name = "{name}"\nUser-Password = "{word}"\nMessage-Authenticator = 0x00\n{facts}'
 
 
-def _starts() -> list[str]:
-    return [
-        f'User-Name = "{name}"\nAcct-Status-Type = Start\nFramed-IP-Address = 10.64.0.2\n{_PORT.format(number=number)}'
-        for number, (name, _) in enumerate(credentials(1, REQUESTS + 1))
-    ]
+def _start(number: int, name: str, word: str) -> str:
+    facts = _PORT.format(number=number)
+    return f'User-Name = "{name}"\nAcct-Status-Type = Start\nFramed-IP-Address = 10.64.0.2\n{facts}'

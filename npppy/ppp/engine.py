@@ -69,6 +69,10 @@ class Login:
     user: str
     interface: str
 
+    def of_realm(self, other: Login | None) -> bool:
+        """Is it of the same realm?"""
+        return other is not None and self.realm.name == other.realm.name
+
     def same(self, other: Login | None) -> bool:
         """Is it the same user of the same realm?"""
         return other is not None and (self.realm.name, self.user) == (other.realm.name, other.user)
@@ -88,6 +92,11 @@ def name_server_options(
             if int(address):
                 servers[kind] = int(address)
     return servers
+
+
+def _host(network: IPv4Network) -> int | None:
+    """The address that a network is, if it is one only."""
+    return int(network.network_address) if network.prefixlen == 32 else None
 
 
 class Engine:
@@ -231,7 +240,7 @@ class Engine:
         pool = self.pools.get(accept.pool) if accept.pool else site.pool
         if pool is None:
             return f"there is no ipcp {printable(accept.pool)}, whose pool its realm wants"
-        victims = self._surplus(login, config, accept.port_limit)
+        victims = self._surplus(login, config, accept)
         if victims and not config.duplicate_replace:
             return "user-max-session"
         for what, holder in self._holders(site, accept):
@@ -250,33 +259,28 @@ class Engine:
             victim.end(Cause.PORT_PREEMPTED, f"a newer login of the same user, ppp id={session.id}", now)
         session.site = site
         session.servers = self._name_servers(site, accept)
-        if accept.address is not None:
-            if not site.pool.claim(accept.address, fixed=True):
-                session.site = None
-                return f"address {IPv4Address(accept.address)} cannot be had: it is reserved"
-            self._take(session, accept.address, accept.prefixlen)
-        elif accept.pool or not (accept.address_by_peer and ipcp.allow_user_selected_address):
-            refusal = self.assign(session, 0, now, pool)
-            if refusal:
-                session.site = None
-                return refusal
-        session.routes = accept.routes
-        for network in accept.routes:
-            self._by_network[site.domain, network] = session
-        self._reroute(session, site)
+        refusal = self._give(session, site, pool, accept, now)
+        if refusal:
+            self.release(session)
+            return refusal
         session.login_of = login
         self._by_user.setdefault(login.user, []).append(session)
         self._by_ipcp[ipcp.name] += 1
         self.bound += 1
         return ""
 
-    def _surplus(self, login: Login, config: Config, own: int) -> list[Session]:
-        """The oldest sessions of a user: as many as its limits leave no room for, of which *own* is one."""
-        mine = self._by_user.get(login.user, [])
+    def _surplus(self, login: Login, config: Config, accept: Accept) -> list[Session]:
+        """The oldest sessions of a user: as many as its limits leave no room for.
+
+        The user is who the realm says: with EAP, many may call themselves anonymous.
+        """
+        limit = min(filter(None, (login.realm.user_max_session, accept.port_limit)), default=0)
+        if not (limit or config.user_max_session):
+            return []
+        mine = self.by_user(accept.profile.username or login.user)
         surplus: list[Session] = []
-        limit = min(filter(None, (login.realm.user_max_session, own)), default=0)
         if limit:
-            here = [session for session in mine if login.same(session.login_of)]
+            here = [session for session in mine if login.of_realm(session.login_of)]
             surplus = here[: max(0, len(here) + 1 - limit)]
         if config.user_max_session:
             left = [session for session in mine if session not in surplus]
@@ -288,16 +292,45 @@ class Engine:
         holders = []
         networks = list(accept.routes)
         if accept.address is not None:
-            holder = self._by_address.get(site.domain << 32 | accept.address)
+            holder = self._holder(site, IPv4Network(accept.address))
             if holder is not None:
                 holders.append((f"address {IPv4Address(accept.address)}", holder))
             if accept.prefixlen < 32:
                 networks.append(IPv4Network((accept.address, accept.prefixlen), strict=False))
         for network in networks:
-            holder = self._by_network.get((site.domain, network))
+            holder = self._holder(site, network)
             if holder is not None:
                 holders.append((f"network {network}", holder))
         return holders
+
+    def _holder(self, site: Site, network: IPv4Network) -> Session | None:
+        """Who has a network; one of a single address may be had as an address, too."""
+        holder = self._by_network.get((site.domain, network))
+        if holder is None and network.prefixlen == 32:
+            holder = self._by_address.get(site.domain << 32 | int(network.network_address))
+        return holder
+
+    def _give(self, session: Session, site: Site, pool: Pool, accept: Accept, now: float) -> str:
+        """Give an authenticated session what its realm says; returns why not, or "".  Some of it is given then."""
+        if accept.address is not None:
+            if not site.pool.claim(accept.address, fixed=True):
+                return f"address {IPv4Address(accept.address)} cannot be had: it is reserved"
+            self._take(session, accept.address, accept.prefixlen)
+        for network in accept.routes:
+            # What is an address of its own no pool may give to another.
+            host = _host(network)
+            if host not in (None, accept.address) and not site.pool.claim(host, fixed=True):
+                return f"network {network} cannot be had: it is reserved"
+            session.routes += (network,)
+            self._by_network[site.domain, network] = session
+        if accept.address is None and (
+            accept.pool or not (accept.address_by_peer and site.conf.ipcp.allow_user_selected_address)
+        ):
+            refusal = self.assign(session, 0, now, pool)
+            if refusal:
+                return refusal
+        self._reroute(session, site)
+        return ""
 
     def assign(self, session: Session, wish: int, now: float, pool: Pool | None = None) -> str:
         """Give an admitted session the address that it wishes, or one of a pool; returns why not, or "".
@@ -356,6 +389,9 @@ class Engine:
             return
         for network in session.routes:
             del self._by_network[site.domain, network]
+            host = _host(network)
+            if host not in (None, session.address):
+                site.pool.release(host)
         session.routes = ()
         if session.address:
             site.pool.release(session.address)

@@ -346,6 +346,10 @@ class Session(Station):
             return
         self.username = name
         login = self.engine.find_login(self.tunnel, name)
+        if self.login_of is not None and login is not None and not login.of_realm(self.login_of):
+            # Since a reload: its limits, its address and its accounts are those of the old one.
+            self.end(Cause.NAS_REQUEST, f"its realm is {login.realm.name} now", now)
+            return
         request = Request(
             session=self.id,
             acct_session_id=self.acct_session_id,
@@ -395,6 +399,12 @@ class Session(Station):
             refusal = answer.reason
         elif not self._can_encrypt(answer) and (self._must_encrypt or answer.mppe is Mppe.REQUIRED):
             refusal = "its packets must be encrypted, and its authentication gives no keys for that"
+        elif self._again and answer.mppe is Mppe.REQUIRED and not self._must_encrypt:
+            # Its data has long passed in the clear.
+            refusal = "its packets must be encrypted from now on"
+        elif self.login_of is not None and answer.address not in (None, self.address):
+            # Whoever gives out addresses takes the old one for free.
+            refusal = f"it has another address now, {IPv4Address(answer.address)}"
         elif login is not None and self.login_of is None:
             # Limits and addresses come before the peer hears of success.
             refusal = self.engine.admit(self, login, answer, now)
@@ -415,11 +425,13 @@ class Session(Station):
         self.apply(answer.profile, now)
         server.answer(answer, now)
         self.remark(f'layer={self._layer} logtype=Success username="{printable(self.username)}"', now)
-        if self.phase is Phase.UP:
-            # It has only said again who it is.  The keys stay: they change with CCP alone.
+        if self._again:
+            # It has only said again who it is.  The keys stay: they change with CCP alone; and IPCP or CCP, if they
+            # negotiate anew meanwhile, go on.
             self._again = False
-            self._arm_rest(now)
-            self.settle()
+            if self.phase is Phase.UP:
+                self._arm_rest(now)
+                self.settle()
             return
         self.phase = Phase.NETWORK
         self._sworn |= answer.mppe is Mppe.REQUIRED
@@ -457,9 +469,9 @@ class Session(Station):
             self.engine.rename(self, old.username, profile.username)
         if self.flow is not None and (profile.police_up, profile.police_down) != (old.police_up, old.police_down):
             self.limit()
-        if self.phase is Phase.UP:
-            if self._pending is None:
-                self._arm_rest(now)
+        if self.phase is Phase.UP and self._pending is None:
+            self._arm_rest(now)
+        if self.up_since is not None:
             self.engine.notify("change", self, now)
 
     @property
@@ -497,8 +509,9 @@ class Session(Station):
 
     def _can_encrypt(self, answer: Accept) -> bool:
         """Whether its login gives what encryption needs, and allows it."""
-        lengths, ours = answer.mppe_key_lengths, self.tunnel.mppe_key_lengths
-        return answer.keys is not None and answer.mppe is not Mppe.NO and (lengths is None or not lengths.isdisjoint(ours))
+        lengths = answer.mppe_key_lengths
+        common = lengths is None or not lengths.isdisjoint(self.tunnel.mppe_key_lengths)
+        return answer.keys is not None and answer.mppe is not Mppe.NO and common
 
     def data_may_pass(self, now: float) -> None:
         self._sworn |= self.mppe is not None
@@ -574,6 +587,8 @@ class Session(Station):
         except ConflictError as error:
             self.end(Cause.NAS_ERROR, str(error), now)
             return False
+        if self.up_since is not None:
+            self.engine.notify("change", self, now)
         return True
 
     def why_python(self) -> str:
@@ -616,8 +631,6 @@ class Session(Station):
                 f"iface={site.conf.name}{self._by_proxy}",
             )
             self.engine.notify("start", self, now)
-        else:
-            self.engine.notify("change", self, now)
         self._arm_rest(now)
 
     def ipcp_down(self, now: float) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from hashlib import md5
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
 
-from npppy.aaa.base import Accept
+from npppy.aaa.base import Accept, Profile
 from npppy.config.model import AddressRange, AuthMethod, FsmLimits
 from npppy.ppp import engine as engine_module
 from npppy.ppp import mschap, options, proto
@@ -22,12 +22,16 @@ from npppy.ppp.station import Phase
 from tests.unit.ppp_rig import USERS, Line, Rig
 
 NETWORK = 0xC0000200
+AGAIN = Profile(session_timeout=3, reauthenticate=True, username="customer-7")
 ACCEPTS = (
     Accept(),
     Accept(address_by_peer=True),
     Accept(address=0x0A000002),
     Accept(address=NETWORK, prefixlen=29),
     Accept(address=NETWORK + 1, prefixlen=29),
+    Accept(profile=AGAIN),
+    Accept(profile=AGAIN, port_limit=1, address=NETWORK + 1),
+    Accept(routes=(IPv4Network((NETWORK + 1, 32)), IPv4Network("10.0.0.3/32"), IPv4Network((NETWORK, 29)))),
 )
 METHODS = (
     (AuthMethod.PAP,),
@@ -172,6 +176,8 @@ class World:
             return
         rig.aaa.hold = source.random() < 0.2
         rig.aaa.fail = source.random() < 0.05
+        if source.random() < 0.05:
+            rig.aaa.accept[source.choice(tuple(USERS))] = source.choice(ACCEPTS)
         what = source.random()
         if what < 0.5:
             for _ in range(source.choice((1, 1, 2, 8))):
@@ -208,21 +214,25 @@ class World:
     def balance(self) -> None:
         rig, engine = self.rig, self.rig.engine
         sessions = engine.sessions.values()
-        assert len(rig.space) == len(engine._by_address) == sum(bool(session.address) for session in sessions)
+        hosts = sum(network.prefixlen == 32 for session in sessions for network in session.routes)
+        assert len(rig.space) - hosts == len(engine._by_address) == sum(bool(session.address) for session in sessions)
         assert engine.bound == sum(map(len, engine._by_user.values()))
         assert engine.bound == sum(session.login_of is not None for session in sessions)
         assert len(rig.backend) == sum(session.phase is Phase.UP for session in sessions)
-        assert len(rig.routes.networks) == len(engine._by_network)
+        routed = [network for session in sessions for network in session.routed]
+        assert sorted(rig.routes.networks) == sorted(routed)
+        assert len(set(routed)) == len(routed)
         for session in sessions:
             assert (session.flow is not None) is (session.phase is Phase.UP)
             if session.phase >= Phase.TERMINATE:
                 assert (session.site, session.login_of, session.address, session.routed) == (None, None, 0, ())
             elif session.phase is Phase.UP:
                 assert session.address
-                assert session.lcp is session.ipcp is None
+                assert session.lcp is session.ipcp is None or session._again
             else:
-                # The bound runs, unless a server is asked.
-                assert bool(session.due) is (session._pending is None)
+                # The bound runs, unless a server is asked; of one that was up, it may begin while that is.
+                assert session.due or session._pending is not None
+                assert session._pending is None or not session.due or session._again
                 assert session.phase < Phase.NETWORK or session.login_of is not None
 
 

@@ -59,9 +59,8 @@ class Asked:
         return (self.get(kind) or b"").decode()
 
     def integer(self, kind: int) -> int:
-        value = self.get(kind)
-        assert value is not None, f"no attribute {kind}"
-        return int.from_bytes(value, "big")
+        """0 if there is none."""
+        return int.from_bytes(self.get(kind) or b"", "big")
 
     @property
     def user(self) -> str:

@@ -7,6 +7,7 @@ Subscribers are npppysim's, in `sub`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import shutil
@@ -197,7 +198,9 @@ _CONFIG = """
 radius nas-id "{name}"
 radius spool "{where}/spool.db"
 radius dae listen on {uplink} port {dae}
+radius dae listen on {uplink6} port {dae}
 radius dae client {world} secret "{secret}"
+radius dae client {world6} secret "{secret}"
 tunnel ETHER protocol pppoe {{
     listen on interface eth1
     {pipex}
@@ -260,6 +263,8 @@ class RadiusLab(Lab):
         self.ip(self.sub, f"address add {AFAR}/24 dev sub0")
         self.ip(self.net, f"address add {WORLD6}/64 dev host0 nodad")
         self._closing: list[Any] = []
+        # Several threads may dial.
+        self._sims = itertools.count()
 
     def close(self) -> None:
         for one in self._closing:
@@ -285,6 +290,8 @@ class RadiusLab(Lab):
                 where=self.where,
                 uplink=UPLINK,
                 world=WORLD,
+                uplink6=UPLINK6,
+                world6=WORLD6,
                 dae=DAE,
                 secret=SECRET,
                 pipex=MODES[self.mode],
@@ -338,7 +345,7 @@ class RadiusLab(Lab):
         argv = [sys.executable, "-m", "npppy.sim.main", carrier, *CARRIERS[carrier], "--json", "--events"]
         if auth:
             argv += ["--auth", auth]
-        log = self.where / f"npppysim-{len(self.programs)}.log"
+        log = self.where / f"npppysim-{next(self._sims)}.log"
         program = Sim("npppysim", namespace or self.sub, [*argv, *options], log)
         self.programs.append(program)
         return program

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -135,8 +136,9 @@ def test_another_realm_while_no_server_answers(lab: RadiusLab) -> None:
     )
     assert dial(lab).refused()
     one.manner = silent
+    other = dial(lab, "bob", "--first", "2")
     assert dial(lab).up()[0]["address"] == "10.65.3.3"
-    assert dial(lab, "bob", "--first", "2").refused()
+    assert other.refused()
 
 
 # Answers that do not count.
@@ -155,92 +157,109 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("!BB", kind, len(value) + 2) + value
 
 
+GOOD_WRONG = fake.encode([(FRAMED_IP_ADDRESS, WRONG)])
+
+#: By its name, the attributes of an Accept that is signed well and must not count for all that.
+MALFORMED = {
+    "an attribute without a length": bytes((FRAMED_IP_ADDRESS, 0)) + WRONG,
+    "an attribute of length 1": bytes((FRAMED_IP_ADDRESS, 1)) + WRONG,
+    "an attribute beyond the end": bytes((FRAMED_IP_ADDRESS, 60)) + WRONG,
+    "an attribute's type alone": GOOD_WRONG + b"\x19",
+    "an address that is too long": _attribute(FRAMED_IP_ADDRESS, WRONG * 62),
+    "an address that is too short": _attribute(FRAMED_IP_ADDRESS, WRONG[:3]),
+    "an integer that is too long": GOOD_WRONG + _attribute(fake.SESSION_TIMEOUT, bytes(5)),
+    "an empty integer": GOOD_WRONG + _attribute(fake.SESSION_TIMEOUT, b""),
+    "a vendor's attribute of length 0": GOOD_WRONG + _attribute(26, b"\0\0\1\x37\7\0abcd"),
+    "a vendor's attribute of length 1": GOOD_WRONG + _attribute(26, b"\0\0\1\x37\7\1abcd"),
+    "a vendor's attribute beyond the end": GOOD_WRONG + _attribute(26, b"\0\0\1\x37\7\x63"),
+    "a vendor's name cut short": GOOD_WRONG + _attribute(26, b"\0\0\1"),
+    "a vendor's integer that is too long": fake.encode([(FRAMED_IP_ADDRESS, WRONG), vendor(14122, 8, bytes(9))]),
+}
+
+
+def _forged(asked: Asked) -> bytes:
+    """Signed by who has the secret, but for its Message-Authenticator."""
+    raw = fake.reply(ACCESS_ACCEPT, asked.identifier, asked.authenticator, GOOD_WRONG, b"another")[20:]
+    return fake.reply(ACCESS_ACCEPT, asked.identifier, asked.authenticator, raw, asked.secret, signed=False)
+
+
+_ADDRESS = [(FRAMED_IP_ADDRESS, WRONG)]
+
+#: By its name, an Accept that must not count.
+BAD: dict[str, Callable[[Asked], bytes]] = {
+    "another secret": lambda asked: asked.reply(ACCESS_ACCEPT, _ADDRESS, secret=b"another"),
+    "another secret, for the Message-Authenticator alone": _forged,
+    "a stale authenticator": lambda asked: asked.reply(ACCESS_ACCEPT, _ADDRESS, authenticator=bytes(16)),
+    "no authenticator": lambda asked: _blank(asked.reply(ACCESS_ACCEPT, _ADDRESS)),
+    "no Message-Authenticator": lambda asked: asked.reply(ACCESS_ACCEPT, _ADDRESS, signed=False),
+    "another code": lambda asked: asked.reply(fake.ACCOUNTING_RESPONSE, _ADDRESS),
+    "cut short": lambda asked: asked.reply(ACCESS_ACCEPT, _ADDRESS)[:-3],
+    "no packet": lambda asked: asked.reply(ACCESS_ACCEPT, _ADDRESS)[:7],
+    "nothing": lambda asked: b"",
+}
+
+
+def _blank(data: bytes) -> bytes:
+    return data[:4] + bytes(16) + data[20:]
+
+
 def _bad(asked: Asked, name: str) -> bytes:
-    """An Accept that must not count."""
-    wrong = [(FRAMED_IP_ADDRESS, WRONG)]
-    good = asked.reply(ACCESS_ACCEPT, wrong)
-    if name == "another secret":
-        return asked.reply(ACCESS_ACCEPT, wrong, secret=b"another")
-    if name == "another secret, for the Message-Authenticator alone":
-        raw = fake.reply(ACCESS_ACCEPT, asked.identifier, asked.authenticator, fake.encode(wrong), b"another")[20:]
-        return fake.reply(ACCESS_ACCEPT, asked.identifier, asked.authenticator, raw, asked.secret, signed=False)
-    if name == "a stale authenticator":
-        return asked.reply(ACCESS_ACCEPT, wrong, authenticator=bytes(16))
-    if name == "no authenticator":
-        return good[:4] + bytes(16) + good[20:]
-    if name == "no Message-Authenticator":
-        return asked.reply(ACCESS_ACCEPT, wrong, signed=False)
-    if name == "another identifier":
-        return asked.reply(ACCESS_ACCEPT, wrong, identifier=asked.identifier ^ 1)
-    if name == "another code":
-        return asked.reply(fake.ACCOUNTING_RESPONSE, wrong)
-    if name == "cut short":
-        return good[:-3]
-    if name == "no packet":
-        return good[:7]
-    if name == "nothing":
-        return b""
-    raw = {
-        "an attribute without a length": bytes((FRAMED_IP_ADDRESS, 0)) + WRONG,
-        "an attribute of length 1": bytes((FRAMED_IP_ADDRESS, 1)) + WRONG,
-        "an attribute beyond the end": bytes((FRAMED_IP_ADDRESS, 60)) + WRONG,
-        "an attribute's type alone": fake.encode(wrong) + b"\x19",
-        "an address that is too long": _attribute(FRAMED_IP_ADDRESS, WRONG * 62),
-        "an address that is too short": _attribute(FRAMED_IP_ADDRESS, WRONG[:3]),
-        "an integer that is too long": fake.encode(wrong) + _attribute(fake.SESSION_TIMEOUT, bytes(5)),
-        "an empty integer": fake.encode(wrong) + _attribute(fake.SESSION_TIMEOUT, b""),
-        "a vendor's attribute of length 0": fake.encode(wrong) + _attribute(26, b"\0\0\1\x37\7\0abcd"),
-        "a vendor's attribute of length 1": fake.encode(wrong) + _attribute(26, b"\0\0\1\x37\7\1abcd"),
-        "a vendor's attribute beyond the end": fake.encode(wrong) + _attribute(26, struct.pack("!IBB", 311, 7, 99)),
-        "a vendor's name cut short": fake.encode(wrong) + _attribute(26, b"\0\0\1"),
-        "a vendor's integer that is too long": fake.encode([*wrong, vendor(14122, 8, bytes(9))]),
-    }[name]
-    return fake.reply(ACCESS_ACCEPT, asked.identifier, asked.authenticator, raw, asked.secret)
+    if name in BAD:
+        return BAD[name](asked)
+    return fake.reply(ACCESS_ACCEPT, asked.identifier, asked.authenticator, MALFORMED[name], asked.secret)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "another secret",
-        "another secret, for the Message-Authenticator alone",
-        "a stale authenticator",
-        "no authenticator",
-        "no Message-Authenticator",
-        "another identifier",
-        "another code",
-        "cut short",
-        "no packet",
-        "nothing",
-        "an attribute without a length",
-        "an attribute of length 1",
-        "an attribute beyond the end",
-        "an attribute's type alone",
-        "an address that is too long",
-        "an address that is too short",
-        "an integer that is too long",
-        "an empty integer",
-        "a vendor's attribute of length 0",
-        "a vendor's attribute of length 1",
-        "a vendor's attribute beyond the end",
-        "a vendor's name cut short",
-        "a vendor's integer that is too long",
-    ],
-)
-def test_an_answer_that_does_not_count_is_waited_past(faulty: tuple[RadiusLab, FakeServer], name: str) -> None:
+NAMES = [*BAD, *MALFORMED]
+
+
+@pytest.fixture(scope="module")
+def outcomes(faulty: tuple[RadiusLab, FakeServer]) -> dict[str, str]:
+    """The addresses of those whose server has said something else before it said what is right, by what it was."""
     lab, one = faulty
 
     def answer(asked: Asked) -> Answer:
         if asked.code != ACCESS_REQUEST:
             return accept()(asked)
-        return [(0, _bad(asked, name)), (0.05, asked.reply(ACCESS_ACCEPT, [(FRAMED_IP_ADDRESS, RIGHT)]))]
+        number = int(asked.user.removeprefix("user"))
+        right = [(FRAMED_IP_ADDRESS, bytes((10, 65, 1, number)))]
+        return [(0, _bad(asked, NAMES[number - 1])), (0.2, asked.reply(ACCESS_ACCEPT, right))]
 
     one.manner = answer
-    before = sum(lab.server(AUTH)["bad"].values())
+    sim = lab.simulate("pppoe", "--sessions", str(len(NAMES)), "--user", "user{n}", "--hold", "inf", auth="pap")
+    until(lambda: sum(line.get("event") in ("up", "down") for line in sim.lines) == len(NAMES), "all have an answer")
+    found = {NAMES[line["number"] - 1]: line["address"] for line in sim.ups}
+    sim.stop()
+    until(lambda: not lab.sessions(), "all have gone")
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_that_does_not_count_is_waited_past(outcomes: dict[str, str], name: str) -> None:
+    assert outcomes[name] == f"10.65.1.{NAMES.index(name) + 1}"
+
+
+def test_answers_that_do_not_count_are_counted(
+    faulty: tuple[RadiusLab, FakeServer], outcomes: dict[str, str]
+) -> None:
+    lab, _ = faulty
+    row = lab.server(AUTH)
+    assert sum(row["bad"].values()) == len(NAMES)
+    assert row["answers"] == len(NAMES)
+    assert row["state"] == "up"
+
+
+def test_an_answer_to_another_request(faulty: tuple[RadiusLab, FakeServer]) -> None:
+    lab, one = faulty
+
+    def answer(asked: Asked) -> Answer:
+        wrong = asked.reply(ACCESS_ACCEPT, _ADDRESS, identifier=asked.identifier ^ 1)
+        return [(0, wrong), (0.2, asked.reply(ACCESS_ACCEPT, [(FRAMED_IP_ADDRESS, RIGHT)]))]
+
+    one.manner = answer
     sim = dial(lab)
     assert sim.up()[0]["address"] == "10.65.1.1"
-    assert sum(lab.server(AUTH)["bad"].values()) == before + 1
     sim.stop()
-    until(lambda: not lab.sessions(), "it has gone")
+    lab.empties()
 
 
 def test_a_server_that_is_too_old_for_a_message_authenticator(lab: RadiusLab) -> None:
@@ -252,30 +271,26 @@ def test_a_server_that_is_too_old_for_a_message_authenticator(lab: RadiusLab) ->
     assert dial(lab).up()[0]["address"] == "10.65.1.1"
 
     def answer(asked: Asked) -> Answer:
-        bad = _bad(asked, "another secret, for the Message-Authenticator alone")
-        return [(0, bad), (0.05, asked.reply(ACCESS_ACCEPT, [(FRAMED_IP_ADDRESS, bytes((10, 65, 1, 2)))]))]
+        return [(0, _forged(asked)), (0.05, asked.reply(ACCESS_ACCEPT, [(FRAMED_IP_ADDRESS, bytes((10, 65, 1, 2)))]))]
 
     one.manner = answer
     assert dial(lab, "bob", "--first", "2").up()[0]["address"] == "10.65.1.2"
 
 
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        (),
-        (vendor(311, 26, b""),),
-        (vendor(311, 26, b"\1S=" + b"0" * 39),),
-        (vendor(311, 26, b"\1S=" + b"0" * 200),),
-        (vendor(311, 26, b"\1" + b"\0" * 42),),
-    ],
-    ids=["none", "empty", "short", "long", "binary"],
-)
-def test_an_mschapv2_success_of_the_wrong_size(
-    faulty: tuple[RadiusLab, FakeServer], attributes: tuple[tuple[int, bytes], ...]
-) -> None:
+#: Of the answers to MS-CHAPv2, what must be 43 octets (RFC 2548 section 2.3.3).
+SUCCESSES = (None, b"", b"\1S=" + b"0" * 39, b"\1S=" + b"0" * 200, b"\1" + bytes(42))
+
+
+def test_an_mschapv2_success_of_the_wrong_size(faulty: tuple[RadiusLab, FakeServer]) -> None:
     lab, one = faulty
-    one.manner = accept((FRAMED_IP_ADDRESS, RIGHT), *attributes)
-    assert dial(lab, auth="mschapv2").refused()
+
+    def answer(asked: Asked) -> Answer:
+        success = SUCCESSES[int(asked.user.removeprefix("user")) - 1]
+        return [(0, asked.reply(ACCESS_ACCEPT, [] if success is None else [vendor(311, 26, success)]))]
+
+    one.manner = answer
+    sim = lab.simulate("pppoe", "--sessions", str(len(SUCCESSES)), "--user", "user{n}", auth="mschapv2")
+    assert sum(sim.refused().values()) == len(SUCCESSES)
     lab.empties()
 
 
@@ -346,6 +361,27 @@ def test_a_peer_that_goes_on_asking_while_its_login_waits(lab: RadiusLab) -> Non
     lab.serve(auth=server(port=AUTH, more="timeout 30\nmax-tries 1"), acct=server(port=ACCT))
     assert dial(lab).up()[0]["address"] == "10.65.1.1"
     assert len(one.of(ACCESS_REQUEST)) == 1
+
+
+@pytest.mark.parametrize("again", ["accept", "reject"])
+def test_a_login_anew(lab: RadiusLab, again: str) -> None:
+    """Termination-Action: when its time is over a session is not ended, but asked who it is, and so is the server."""
+    more = (fake.SESSION_TIMEOUT, b"\0\0\0\1"), (29, b"\0\0\0\1"), (fake.STATE, b"again")
+    first, then = accept((FRAMED_IP_ADDRESS, RIGHT), *more), accept() if again == "accept" else reject()
+    one = lab.fake(lambda asked: (then if asked.get(fake.STATE) == b"again" else first)(asked), port=AUTH)
+    acct = lab.fake(accept(), port=ACCT)
+    lab.serve(auth=server(port=AUTH), acct=server(port=ACCT))
+    sim = dial(lab, auth="chap")
+    sim.up()
+    session = lab.session()
+    until(lambda: len(one.of(ACCESS_REQUEST)) == 2, "the server is asked again")
+    assert {asked.text(ACCT_SESSION_ID) for asked in one.of(ACCESS_REQUEST)} == {session["acct_session_id"]}
+    if again == "accept":
+        assert lab.session()["ppp_id"] == session["ppp_id"]
+        sim.stop()
+    until(lambda: acct.records(fake.STOP), "a Stop")
+    assert len(acct.records(fake.START)) == len(acct.records(fake.STOP)) == 1
+    assert acct.records(fake.STOP)[0].integer(49) == (1 if again == "accept" else 17)
 
 
 def test_five_thousand_logins_at_once(lab: RadiusLab) -> None:

@@ -209,10 +209,12 @@ def test_mschapv2(server: FreeRadius) -> None:
 
 
 def test_eap_md5(server: FreeRadius) -> None:
-    server.user("eap", ALICE)
+    server.user("eap", ALICE, reply=[("Session-Timeout", 99), ("Framed-IP-Address", "10.9.9.1")])
     hello = struct.pack("!BBHB", 2, 1, 8, 1) + b"eap"
     reply = exchange(server, signed([(fake.USER_NAME, b"eap"), (EAP_MESSAGE, hello), *nas(4)], os.urandom(16)))
     assert reply.code == fake.ACCESS_CHALLENGE
+    # What the user is given comes with the Accept.
+    assert {kind for kind, _ in reply.attributes} == {EAP_MESSAGE, fake.STATE, fake.MESSAGE_AUTHENTICATOR}
     packet, state = reply.get(EAP_MESSAGE), reply.get(fake.STATE)
     assert packet is not None
     assert state is not None
@@ -224,6 +226,8 @@ def test_eap_md5(server: FreeRadius) -> None:
     reply = exchange(server, signed(attributes, os.urandom(16)))
     assert reply.code == fake.ACCESS_ACCEPT
     assert (reply.get(EAP_MESSAGE) or b"")[0] == 3
+    assert reply.get(fake.SESSION_TIMEOUT) == bytes((0, 0, 0, 99))
+    assert reply.address == "10.9.9.1"
 
 
 def test_a_pool(server: FreeRadius) -> None:

@@ -24,6 +24,7 @@ from bench.figures import BenchError
 from bench.kernel import Reached
 from bench.lab import BEYOND, THEIRS, Lab, until
 from bench.packets import Effort, Frames, measure, variants
+from bench.radius import MEMORY
 from bench.sessions import rest
 from bench.wire import HEAD, SHORT, Wire
 
@@ -73,6 +74,27 @@ def test_figures_are_printed_and_kept(tmp_path: Path) -> None:
         (line,) = (line for line in out.splitlines() if line.startswith(f"{figure['name']} "))
         assert figure["target"] is None or line.rstrip().endswith(("met", "missed"))
     assert nothing_left(tmp_path)
+
+
+def test_figures_of_radius(tmp_path: Path) -> None:
+    before = set(Path(MEMORY).glob("npppy-bench-*"))
+    process = bench(tmp_path, "--sessions", "20", "radius")
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    figures = {it["name"]: it for it in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
+    logins = {f"radius.login.{method}" for method in ("pap", "chap", "mschapv2", "pap.disk")}
+    costs = {f"radius.cpu.{method}" for method in ("pap", "chap", "mschapv2")}
+    alone = {f"radius.freeradius.{kind}" for kind in ("auth", "acct", "acct.disk")}
+    assert figures.keys() == logins | costs | alone | {"radius.accounting.record"}
+    for name, figure in figures.items():
+        assert figure.keys() == KEYS
+        # What is a difference of two runs may come to nothing with so few sessions.
+        assert figure["value"] > 0 or name not in logins | alone
+        assert figure["target"] is None
+        assert figure["better"] == ("higher" if name in logins | alone else "lower")
+        assert (figure["baseline"] is not None) == (name in costs)
+    assert nothing_left(tmp_path)
+    assert set(Path(MEMORY).glob("npppy-bench-*")) <= before
 
 
 def test_figures_of_packets(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ are below.
     callnum-check has one mode, and it is strict
         unit/test_npppd_rows.py::test_row_6_the_calling_number_is_compared
         unit/test_npppd_rows.py::test_row_6_callnum_check_reaches_the_realm
+ 8  DAE listens on IPv4 only
+        root/test_radius_dae_socket.py::test_disconnect_by_radclient
+    and never finds a Framed-IP-Address
+        unit/test_radius_dae.py::test_each_key
  9  PPPoE cookie is not verified
         unit/test_pppoe_discovery.py::test_section_9_no_session_without_a_good_cookie
     and not bound to the host
@@ -60,6 +64,16 @@ are below.
         unit/test_config_shipped.py::test_ranges_and_defaults_are_in_the_manual
 18  a dead keepalive is called Idle-Timeout
         unit/test_session.py::test_keepalive_gives_up
+19  a reply without Message-Authenticator counts
+        unit/test_radius_packet.py::test_a_reply_without_message_authenticator
+    an Access-Reject is believed before it is checked
+        unit/test_radius_server.py::test_a_reply_that_is_wrong_is_waited_past
+    each transmission has one more Message-Authenticator
+        unit/test_radius_server.py::test_a_transmission_is_repeated_as_it_was
+    Reply-Message is never logged
+        unit/test_radius_answer.py::test_reject
+    a login never goes to another server
+        unit/test_radius_client.py::test_a_login_goes_on_to_the_next_server
 20  success is sent before what follows it
         unit/test_npppd_rows.py::test_row_20_nobody_is_told_of_success_and_then_refused
 21  IPCP without an address is Acked
@@ -68,15 +82,16 @@ are below.
         unit/test_ipcp.py::test_dns_0_0_0_0_is_never_acked
 22  idle-timeout of 16 bits
         unit/test_npppd_rows.py::test_row_22_an_idle_timeout_of_more_than_16_bits
+23  a server's secret may be left out, says the manual
+        unit/test_config_radius.py::test_errors_of_servers
 24  always the first interface's address
         unit/test_npppd_rows.py::test_row_24_each_interface_has_its_own_address
 25  the MSS clamp walks into the payload
         unit/test_pipex_ip.py::TestClamp::test_payload_is_not_options
 
-Of other slices: 4, 13 (PPTP), 7, 11, 12 (L2TP), 8, 19, 23 (RADIUS).  Without a counterpart: 14 (npppy has no privileged
-half).
+Of other slices: 4, 13 (PPTP), 7, 11, 12 (L2TP).  Without a counterpart: 14 (npppy has no privileged half).
 
-How peers broke (peers.md), as far as it concerns PPPoE, PPP and npppyctl.
+How peers broke (peers.md), as far as it concerns PPPoE, PPP, RADIUS and npppyctl.
 
 sppp(4): a prefix of the password will do
         unit/test_auth.py::test_the_whole_password_counts
@@ -89,6 +104,18 @@ mpd5: crafted PPPoE discovery request
 accel-ppp 2025: PPPoE tag header cut short
         unit/test_pppoe_discovery.py::test_tag_header_cut_short
         unit/test_pppoe_codec.py::test_section_5_tag_cut_short
+accel-ppp CVE-2020-28194: a vendor's attribute of less than two octets
+        unit/test_radius_packet.py::test_malformed_attributes
+accel-ppp CVE-2022-24704, -24705: an attribute longer than its type
+        unit/test_radius_packet.py::test_fixed_types_of_another_length
+accel-ppp 2026: MS-CHAP2-Success of the wrong size
+        unit/test_radius_answer.py::test_mschap_success_wrong
+accel-ppp: a reply is matched by its identifier alone
+        unit/test_radius_server.py::test_a_wrong_secret
+        unit/test_radius_server.py::test_an_answer_to_who_had_the_identifier_before
+accel-ppp #324, #328: sockets leak
+        unit/test_radius_client.py::test_a_storm_of_logins_that_go_away
+        unit/test_radius_server.py::test_cancelled_requests_give_their_identifiers_back
 accel-ppp 2026: a late answer to a login
         unit/test_auth.py::test_a_login_in_flight_is_cancelled_when_the_call_goes
         unit/test_auth.py::test_a_login_in_flight_is_cancelled_by_renegotiation

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from npppy.aaa.base import Accept, Answer, Challenge, Chap, Eap, Failed, MsChapV1, MsChapV2, Pap, Pending, Reject
+from npppy.aaa.radius import access
 from npppy.aaa.radius.access import ABANDONED, RadiusLogins
 from npppy.aaa.radius.packet import Code, Pair
 from npppy.config.model import Radius
@@ -243,6 +244,14 @@ def test_eap_abandoned(rig: Rig) -> None:
     rig.net.now += ABANDONED
     rig.login(proof=EAP, session=9)
     assert list(rig.logins._asked) == [(9, "ISP")]
+
+
+def test_not_all_that_have_been_asked_are_remembered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MAX_ASKED", 3)
+    rig.one.code, rig.one.reply = Code.ACCESS_CHALLENGE, ASKS
+    for session in range(5):
+        rig.login(proof=EAP, session=session)
+    assert [session for session, _ in rig.logins._asked] == [2, 3, 4]
 
 
 def test_two_at_once(rig: Rig) -> None:

@@ -260,6 +260,20 @@ def test_a_dead_server_is_asked_and_comes_back() -> None:
     assert world.state(0).accepts == 0
 
 
+def test_an_answer_to_status_server_need_not_be_signed() -> None:
+    """FreeRADIUS 3.2.1 has no way to sign it; of logins it is wanted all the same."""
+    world, servers, a, *_ = nets(max_tries=1)
+    a.silent = True
+    world.ask(servers)
+    world.run(2)
+    a.silent = a.signed = False
+    world.run(15)
+    assert world.state(0).state == "up"
+    ask = world.ask(block(A, max_tries=1))
+    world.run(2)
+    assert ask.reason
+
+
 def test_two_servers_are_not_asked_at_the_same_time() -> None:
     world, servers, a, b, _ = nets(max_tries=1, max_failovers=2)
     a.silent = b.silent = True
@@ -346,6 +360,20 @@ def test_who_waits_for_a_server_that_dies_goes_elsewhere() -> None:
     assert first.reason
     # They were never sent to the first one, so that is no failover.
     assert {who(ask) for ask in waiting} == {"11"}
+    assert world.idle()
+
+
+def test_who_waits_for_the_only_server_waits_on() -> None:
+    servers = block(A, max_outstanding=1, max_tries=2)
+    world = Net(servers)
+    world.host(A).silent = True
+    asks = [world.ask(servers) for _ in range(5)]
+    world.run(3)
+    assert [ask.done for ask in asks] == [True, False, False, False, False]
+    assert world.state().state == "probing"
+    world.host(A).silent = False
+    world.run(5)
+    assert all(ask.reply is not None for ask in asks[2:])
     assert world.idle()
 
 

@@ -578,10 +578,12 @@ def test_termination_action_with_its_state() -> None:
 def test_class_of_a_disconnect_is_for_the_last_record() -> None:
     bench = Bench()
     (line,) = bench.users("alice", 1, Profile(classes=(b"old",), session_timeout=9))
-    seen: list[Profile] = []
-    bench.engine.listeners.append(lambda event, session, now: seen.append(session.profile))
+    seen: list[tuple[str, Profile]] = []
+    bench.engine.listeners.append(lambda event, session, now: seen.append((event, session.profile)))
     assert bench.disconnect(ALICE, ("Class", b"why"), ("Class", b"else")) == 0
-    assert seen == [Profile(classes=(b"why", b"else"), session_timeout=9)]
+    last = Profile(classes=(b"why", b"else"), session_timeout=9)
+    # What the records of a session have in common is made when something changes.
+    assert seen == [("change", last), ("stop", last)]
     assert not is_up(line)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from npppy.aaa.radius import spool as module
+from npppy.aaa.radius import spool_file as module
 from npppy.aaa.radius.spool import (
     ACCOUNTING_ON,
     INTERIM_UPDATE,
@@ -183,7 +183,7 @@ def test_open_sessions_are_found_by_the_next_run(book: Book) -> None:
     assert one == Abandoned(session_key(boot, 1), opened(), used, WALL + 70, True)
     assert (one.ppp_id, two.ppp_id) == (1, 2)
     assert two == Abandoned(
-        session_key(boot, 2), opened(b"new facts", 300), Used(WALL, 0, True, Counters(), Counters()), WALL + 70, True
+        session_key(boot, 2), opened(b"new facts", 300), Used(WALL, 0.0, True, Counters(), Counters()), WALL + 70, True
     )
     again.shut(one.key)
     again.flush(0.0)
@@ -325,7 +325,7 @@ def test_the_disk_is_full_and_is_not_any_more(book: Book, caplog: pytest.LogCapt
 
 
 def test_a_place_that_cannot_be_written_to_and_then_can(tmp_path: Path) -> None:
-    path = tmp_path / "later" / "npppyd.spool"
+    path = tmp_path / "far" / "later" / "npppyd.spool"
     earlier = Spool(tmp_path / "npppyd.spool", WALL)
     old = earlier.add("isp", 1, START, 1, b"old")
     earlier.close()
@@ -334,7 +334,7 @@ def test_a_place_that_cannot_be_written_to_and_then_can(tmp_path: Path) -> None:
         record = spool.add("isp", 7, START, 100, b"one")
         assert not spool.flush(0.0)
         assert waiting(spool) == [record]
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True)
         (tmp_path / "npppyd.spool").rename(path)
         assert spool.flush(2.0)
         # What was there, and what has come, are two records.

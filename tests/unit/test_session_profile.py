@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import md5
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -9,18 +10,22 @@ from typing import Any
 import pytest
 
 from npppy.aaa.base import Accept, Challenge, Eap, Failed, Profile, Reject
-from npppy.config.model import AddressRange, AuthMethod, Ipcp
+from npppy.config.model import AddressRange, AuthMethod, Ipcp, Mppe
 from npppy.pipex.base import Police
 from npppy.pipex.null import NullFlow
 from npppy.pool import Pool
-from npppy.ppp import proto
+from npppy.ppp import options, proto
 from npppy.ppp.cause import Cause
+from npppy.ppp.mppe import Keys
 from npppy.ppp.session import Session
 from npppy.ppp.station import Phase
 
+from .mppe_rig import Duo
 from .ppp_rig import HERE, USERS, Line, Rig
 
 NETWORK = IPv4Network("192.0.2.0/28")
+HOST = IPv4Network("192.0.2.7/32")
+AGAIN = Profile(session_timeout=600, reauthenticate=True)
 
 
 def rig_with(accept: Accept, method: AuthMethod = AuthMethod.PAP, **settings: Any) -> Rig:
@@ -137,6 +142,69 @@ def test_a_session_that_logs_in_again_may_negotiate_anew() -> None:
     assert line.session.phase is Phase.UP
 
 
+def test_ipcp_that_negotiates_anew_goes_on_while_the_peer_logs_in_again() -> None:
+    rig = rig_with(Accept(profile=AGAIN), AuthMethod.CHAP)
+    line = chap_up(rig)
+    session = line.session
+    rig.wait(601)
+    line.give(proto.IPCP, proto.CONFIGURE_REQUEST, 9, options.encode([(3, session.address.to_bytes(4, "big"))]))
+    ipcp = session.ipcp
+    assert session.phase is Phase.NETWORK
+    respond(line)
+    assert session.ipcp is ipcp
+    line.ack(proto.IPCP)
+    assert session.phase is Phase.UP
+    # It is asked once more when its time is over again.
+    rig.wait(599)
+    assert not line.take(proto.CHAP)[1:]
+    rig.wait(2)
+    respond(line)
+    session.gone(Cause.LOST_CARRIER, "test", rig.now)
+    rig.nothing_left()
+
+
+def test_keys_stay_when_the_peer_logs_in_again() -> None:
+    duo = Duo(Mppe.REQUIRED)
+    users = duo.rig.aaa
+    users.accept.update((name, Accept(profile=AGAIN)) for name in USERS)
+    assert duo.run(5, until=lambda: duo.both_up)
+    mppe, logins = duo.session.mppe, len(users.requests)
+    duo.run(610)
+    assert len(users.requests) == logins + 1
+    assert duo.both_up
+    assert duo.session.mppe is mppe
+    duo.check_data()
+
+
+def test_data_that_is_in_the_clear_cannot_be_wanted_encrypted() -> None:
+    rig = rig_with(Accept(profile=AGAIN), AuthMethod.CHAP)
+    line = chap_up(rig)
+    rig.wait(601)
+    must = Accept(mppe=Mppe.REQUIRED, keys=Keys(bytes(16), bytes(16)))
+    rig.aaa.answer = lambda request: must  # type: ignore[method-assign]
+    respond(line)
+    assert line.session.reason == "its packets must be encrypted from now on"
+
+
+def test_the_peer_logs_in_again_by_eap_and_its_carrier_goes_meanwhile() -> None:
+    rig = rig_with(Accept(profile=replace(AGAIN, state=b"token")), AuthMethod.EAP)
+    line = rig.line()
+    line.open_lcp()
+    line.eap()
+    line.open_ipcp()
+    rig.wait(601)
+    asked = len(rig.aaa.requests)
+    line.eap()
+    assert rig.aaa.requests[asked].state == b"token"
+    assert line.session.auth_server is None
+    rig.wait(601)
+    rig.aaa.hold = True
+    line.give(proto.EAP, 2, line.find(proto.EAP, 1)[0], b"\x01alice")
+    line.session.gone(Cause.LOST_CARRIER, "test", rig.now)
+    assert rig.aaa.cancelled == 1
+    rig.nothing_left()
+
+
 def test_pap_cannot_be_asked_again() -> None:
     rig = rig_with(Accept(profile=Profile(session_timeout=600, reauthenticate=True)))
     session = rig.up().session
@@ -159,6 +227,28 @@ def test_a_change_holds_at_once() -> None:
     assert len(events) == 1
     rig.wait(51)
     assert session.cause is Cause.SESSION_TIMEOUT
+
+
+def test_a_change_is_told_while_lcp_negotiates_anew() -> None:
+    """The record of the end has it, should it come to nothing."""
+    rig = rig_with(Accept())
+    line = rig.up()
+    events: list[str] = []
+    rig.engine.listeners.append(lambda event, session, now: events.append(event))
+    line.open_lcp()
+    line.session.apply(Profile(classes=(b"x",)), rig.now)
+    assert events == ["change"]
+
+
+def test_a_data_path_that_is_opened_anew_is_told() -> None:
+    """What the one before had counted is in no map any more."""
+    rig = Rig()
+    line = rig.up()
+    events: list[str] = []
+    rig.engine.listeners.append(lambda event, session, now: events.append(event))
+    line.link = replace(line.link, encap="elsewhere")
+    line.session.changed(line.link, rig.now)
+    assert events == ["change"]
 
 
 def test_rates_reach_the_data_path_and_an_operators_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +286,21 @@ def test_a_user_has_the_name_that_its_realm_gives() -> None:
     assert rig.engine._renamed == {}
 
 
+def test_limits_go_by_the_name_that_its_realm_gives() -> None:
+    """With EAP, all may call themselves alike, or one by many names."""
+    rig = Rig()
+    for name in ("alice", "bob"):
+        rig.aaa.accept[name] = Accept(port_limit=1, profile=Profile(username="customer-7"))
+    line = rig.up("alice")
+    other = rig.line()
+    other.open_lcp()
+    other.pap("bob")
+    assert other.session.reason == "user-max-session"
+    rig.aaa.accept["alice"] = Accept(port_limit=1, profile=Profile(username="customer-8"))
+    assert rig.up("alice").session.phase is Phase.UP
+    assert line.session.phase is Phase.UP
+
+
 def test_look_ups_by_the_session_id_of_accounting() -> None:
     rig = Rig()
     session = rig.up().session
@@ -224,6 +329,81 @@ def test_networks_behind_the_peer_are_routed_and_given_back() -> None:
     assert rig.routes.networks == []
     assert rig.engine._by_network == {}
     assert rig.up("bob").session.phase is Phase.UP
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_address_is_had_once_whether_it_is_the_peers_or_behind_it(swapped: bool, replaced: bool) -> None:
+    rig = Rig(config={"duplicate_replace": replaced})
+    own, behind = Accept(address=int(HOST.network_address)), Accept(routes=(HOST,))
+    first, second = (behind, own) if swapped else (own, behind)
+    rig.aaa.accept["alice"] = first
+    line = rig.up()
+    rig.aaa.accept["bob"] = second
+    other = rig.line()
+    other.open_lcp()
+    other.pap("bob")
+    assert other.session.reason.endswith(" cannot be had: it is in use")
+    assert rig.routes.networks == [HOST]
+    rig.aaa.accept["alice"] = second
+    again = rig.line()
+    again.open_lcp()
+    again.pap()
+    assert (again.session.phase is Phase.NETWORK) is (line.session.phase is Phase.TERMINATE) is replaced
+    assert rig.routes.networks == [HOST]
+    for each in (line, again):
+        each.session.gone(Cause.LOST_CARRIER, "test", rig.now)
+    other.session.gone(Cause.LOST_CARRIER, "test", rig.now)
+    rig.nothing_left()
+
+
+def test_no_pool_gives_an_address_that_is_behind_another() -> None:
+    rig = rig_with(Accept(routes=(IPv4Network("10.0.0.2/32"), IPv4Network("10.0.0.4/32"))))
+    rig.aaa.accept["bob"] = Accept()
+    lines = [rig.up(), rig.line()]
+    assert lines[0].session.ip == "10.0.0.3"
+    lines[1].open_lcp()
+    lines[1].pap("bob")
+    assert lines[1].session.reason == "the pool of ipcp POOL is exhausted"
+    for line in lines:
+        line.session.gone(Cause.LOST_CARRIER, "test", rig.now)
+    rig.nothing_left()
+
+
+def test_nothing_is_left_of_a_login_that_is_refused_half_way() -> None:
+    """The second network is an address of ours."""
+    routes = (HOST, IPv4Network("10.0.0.1/32"))
+    rig = rig_with(Accept(address=int(IPv4Address("192.0.2.9")), prefixlen=29, routes=routes))
+    line = rig.line()
+    line.open_lcp()
+    line.pap()
+    assert line.session.reason == "network 10.0.0.1/32 cannot be had: it is reserved"
+    line.session.gone(Cause.LOST_CARRIER, "test", rig.now)
+    rig.nothing_left()
+
+
+def test_another_address_cannot_be_had_while_the_session_lives() -> None:
+    """Who has given it takes the old one for free."""
+    rig = rig_with(Accept(address=int(IPv4Address("192.0.2.8"))))
+    line = rig.up()
+    line.open_lcp()
+    line.pap()
+    assert line.session.phase is Phase.NETWORK
+    rig.aaa.accept["alice"] = Accept(address=int(IPv4Address("192.0.2.9")))
+    line.open_lcp()
+    line.pap()
+    assert line.session.reason == "it has another address now, 192.0.2.9"
+
+
+def test_another_realm_cannot_be_had_while_the_session_lives() -> None:
+    rig = rig_with(Accept())
+    line = rig.up()
+    other = replace(rig.realm, name="OTHER")
+    config = replace(rig.config, realms=(other,), binds=(replace(rig.config.binds[0], realm=other),))
+    rig.engine.configure(config, {"tun0": rig.site}, rig.now)
+    line.open_lcp()
+    line.pap()
+    assert (line.session.cause, line.session.reason) == (Cause.NAS_REQUEST, "its realm is OTHER now")
 
 
 def test_a_network_that_a_pool_has_keeps_the_pools_route() -> None:

@@ -16,8 +16,9 @@ from .packet import MAX_PASSWORD, MAX_VALUE, Code, Pair, Received
 from .request import access_pairs, told_name
 from .server import Server
 
-#: Seconds after which a peer that was asked by EAP will not come back.
+#: Seconds after which a peer that was asked by EAP will not come back, and how many are remembered.
 ABANDONED: Final = 300.0
+MAX_ASKED: Final = 16384
 
 
 class RadiusLogins:
@@ -68,7 +69,7 @@ class RadiusLogins:
         self._asked.pop(key, None)
         if isinstance(read, Challenge):
             self._asked[key] = server, now
-            while next(iter(self._asked.values()))[1] < now - ABANDONED:
+            while len(self._asked) > MAX_ASKED or next(iter(self._asked.values()))[1] < now - ABANDONED:
                 self._asked.popitem(last=False)
         return read
 

@@ -12,7 +12,8 @@ from ...pipex.base import Counters, Leftovers
 from ...ppp.cause import Cause
 from ...wheel import Timed, Wheel
 from . import records
-from .delivery import Delivery, LaneState
+from .delivery import Delivery
+from .lanes import LaneState
 from .rounds import Rounds
 from .spool import (
     ACCOUNTING_OFF,
@@ -81,6 +82,7 @@ class Accountant(Timed):
         "_ended",
         "_engine",
         "_interims",
+        "_on",
         "_open",
         "_radius",
         "_random",
@@ -114,6 +116,8 @@ class Accountant(Timed):
         self._interims = Rounds()
         self._checks = Rounds()
         self._ended = _Ended(self)
+        # Servers have been told that we are there.
+        self._on = False
         # Sessions that have had a Start and no Stop.
         self._open = 0
         spool.renewed = self._renewed
@@ -129,7 +133,7 @@ class Accountant(Timed):
         wall = self._wall()
         for left in self._spool.abandoned():
             counters, until = _recovered(left, leftovers, wall)
-            seconds = left.used.seconds + int(max(until - left.used.at, 0))
+            seconds = left.used.seconds + max(until - left.used.at, 0)
             stop = records.usage(STOP, int(until), left.session.facts, seconds, counters, Cause.NAS_REBOOT)
             self._spool.add(left.session.realm, left.key, STOP, int(until), stop)
             self._spool.shut(left.key)
@@ -145,16 +149,15 @@ class Accountant(Timed):
         """Take a configuration."""
         self._radius = config.radius
         self.delivery.limit = config.radius.spool_limit
-        lanes = self.delivery.configure(
-            {realm.name: realm.accounting for realm in config.realms if _accounted(realm)}
-        )
-        for lane in lanes:
-            self._barrier(next(iter(lane.realms)), ACCOUNTING_ON)
+        self.delivery.configure({realm.name: realm.accounting for realm in config.realms if _accounted(realm)})
+        if not self._on:
+            # Not to servers that a reload brings: they may have the database of those before, with live sessions.
+            self._on = True
+            self._barriers(ACCOUNTING_ON)
 
     def shut(self) -> None:
         """All sessions have ended: say so."""
-        for lane in self.delivery.lanes:
-            self._barrier(next(iter(lane.realms)), ACCOUNTING_OFF)
+        self._barriers(ACCOUNTING_OFF)
 
     @property
     def busy(self) -> bool:
@@ -186,10 +189,12 @@ class Accountant(Timed):
             trouble=spool.trouble,
         )
 
-    def _barrier(self, realm: str, kind: int) -> None:
+    def _barriers(self, kind: int) -> None:
         event = int(self._wall())
         record = records.barrier(kind, event, self._engine.boot, self._radius)
-        self.delivery.add(realm, 0, kind, event, record)
+        for lane in self.delivery.lanes:
+            # Realms that share servers say it once.
+            self.delivery.add(next(iter(lane.realms)), 0, kind, event, record)
 
     # Sessions.
 
@@ -221,7 +226,7 @@ class Accountant(Timed):
 
     def _stop(self, session: Session, realm: Realm, now: float) -> None:
         """The Stop is written now, and sent when the last packets have been counted."""
-        key, event, seconds = self._key(session), int(self._wall()), _seconds(session, now)
+        key, event, seconds = self._key(session), int(self._wall()), _age(session, now)
         facts = self._facts(session, key)
         stop = records.usage(STOP, event, facts, seconds, session.counters(), session.cause)
         record = self.delivery.add(realm.name, key, STOP, event, stop, hold=True)
@@ -237,7 +242,7 @@ class Accountant(Timed):
         """Its records are to say something else from now on, or come at another pace, or its data path is another."""
         key, old, interval = self._key(session), self._spool.session(self._key(session)), _interval(session, realm)
         facts = records.facts(session, self._radius)
-        since = self._wall() - _seconds(session, now) if old is None else old.since
+        since = self._wall() - _age(session, now) if old is None else old.since
         if old is None or (old.facts, old.interval) != (facts, interval):
             self._spool.open(key, Open(realm.name, since, interval, facts))
         self._check(session, now)
@@ -260,7 +265,7 @@ class Accountant(Timed):
         """Write down what a session has used."""
         used = Used(
             self._wall(),
-            _seconds(session, now),
+            _age(session, now),
             session.flow is not None,
             session.counters(),
             session.closed_counters(),
@@ -278,7 +283,7 @@ class Accountant(Timed):
         for session in self._engine.sessions.values():
             realm = _open_in(session)
             if realm is not None:
-                facts, since = records.facts(session, self._radius), wall - _seconds(session, now)
+                facts, since = records.facts(session, self._radius), wall - _age(session, now)
                 self._spool.open(self._key(session), Open(realm.name, since, _interval(session, realm), facts))
                 self._check(session, now)
         self.delivery.renewed()
@@ -324,7 +329,7 @@ class _Ended(Timed):
         super().__init__()
         self._accountant = accountant
         #: With their Stops as they are written, and what those were made of.
-        self.waiting: list[tuple[Session, Record, bytes, int]] = []
+        self.waiting: list[tuple[Session, Record, bytes, float]] = []
 
     def expire(self, now: float) -> None:
         waiting, self.waiting = self.waiting, []
@@ -369,8 +374,9 @@ def _next(second: int, interval: int, now: float) -> int:
     return max(second + interval, int(now) + 1)
 
 
-def _seconds(session: Session, now: float) -> int:
-    return 0 if session.up_since is None else int(now - session.up_since)
+def _age(session: Session, now: float) -> float:
+    """Seconds that it has lasted."""
+    return 0.0 if session.up_since is None else now - session.up_since
 
 
 def _flow(session: Session) -> str:

@@ -126,7 +126,7 @@ class _Course(Transaction):
         if pin is not None and pin in self._group.options and not pin.dead:
             self._go(pin, now)
         else:
-            self.moved(now)
+            self._go_on(now)
 
     def _go(self, server: Server, now: float) -> None:
         # Of accounting, the Response Authenticator is enough: what it says cannot be made to say something else.
@@ -137,8 +137,12 @@ class _Course(Transaction):
             self._client.reopen(server)
         server.submit(self, now)
 
-    def moved(self, now: float) -> None:
-        """Go to a server, as if it were the first one."""
+    def moved(self, server: Server, now: float) -> None:
+        """Go to a server, as if it were the first one; that may be the same, if there is no better."""
+        self._tried.discard(server)
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
         server = self._group.choose(self._tried, now)
         if server is None:
             self._fail(self._reason or "no server", now)
@@ -237,11 +241,7 @@ class Client:
         for server, all_uses in uses.items():
             server.wanted = True
             server.limit = max(limit for _, limit in all_uses)
-            server.prober.configure(
-                any(options.status_server for options, _ in all_uses),
-                server.kind == "auth" and all(options.require_message_authenticator for options, _ in all_uses),
-                now,
-            )
+            server.prober.configure(any(options.status_server for options, _ in all_uses), now)
         for server in list(self._servers.values()):
             server.rest()
 

@@ -502,7 +502,7 @@ class Dae:
             # It may have ended since it was found.
             if session.login_of is not None:
                 if classes:
-                    session.profile = replace(session.profile, classes=classes)
+                    session.apply(replace(session.profile, classes=classes), self._now)
                 session.end(Cause.ADMIN_RESET, f"{client.address} disconnects it", self._now)
 
     def _change(self, received: Received, sessions: list[Session]) -> Generator[None, None, None]:

@@ -6,30 +6,28 @@ Realms that share an accounting server share a *lane*.  Through a lane that is u
 - the backlog, a bounded number at a time, from the oldest on;
 - those that were sent in vain, once they are due.
 
-A record that has failed while nothing else was answered either takes the lane down; then a probe at a time goes, each
-another record, until any is answered.  A record that has failed while others were answered has only itself to blame.
-After some attempts its session and the barriers do not wait for it any more; it is tried on, with the longest pause.
+A record that has failed, as has all that left after it, takes the lane down; then a probe at a time goes, each another
+record, until any is answered.  One that has failed while a later one was answered has only itself to blame.  After
+some attempts its session and the barriers do not wait for it any more; it is tried on, with the longest pause.
 
 Accounting-On and -Off are barriers: what is older goes before them, what is younger after (RFC 2866 section 5.1: for
-the server they end every session that there is).  There are servers that never answer them.  Such a one is found out
-by a *herald*, a younger record that is sent along and would be again; it is given up then, since late it does harm.
+the server they end every session that there is).  One that is never answered would keep all others back, and so would
+a record before it.  That is found out by a *herald*: a younger record that is sent after it, and once more in its turn.
+The barrier is given up then, since late it does harm.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ...config.model import Address, RadiusServers
-from .client import Exchange
-from .packet import ENCODED, Pair, Received
+from ...config.model import RadiusServers
+from .lanes import FIRST_PAUSE, Flight, Lane, LaneState, groups
 from .spool import ACCOUNTING_ON, INTERIM_UPDATE, START, Record, Spool
 
 if TYPE_CHECKING:
     from .client import Client
-    from .server import Server
 
 log = logging.getLogger("npppy.radius")
 
@@ -38,125 +36,21 @@ FRESH: Final = 1024
 #: Records of the backlog that are under way at once, over all lanes, and those among them that were sent in vain.
 WINDOW: Final = 64
 RETRIES: Final = 32
+#: Records of the backlog in a second: some tenths of a processor, the rest is for logins.
+RATE: Final = 5000
 #: Rows of the queue that are gone through in one turn of the loop.
 ROWS: Final = 512
-#: Seconds from an attempt to the next, the first and the longest, of a record, and of a lane that is down.
+#: Seconds from an attempt to the next, the first and the longest, of a record; and the longest of a lane that is down.
 PAUSE: Final = (5.0, 60.0)
-PROBE_PAUSE: Final = (1.0, 10.0)
+PROBE_PAUSE: Final = 10.0
 #: Attempts, while the server has answered others, after which nothing waits for a record.
 PATIENCE: Final = 5
-#: Attempts at a barrier in vain after which a herald goes along, and while it is answered, before it is given up.
+#: Attempts in vain, one after the other, after which a herald goes along, if there is a barrier; and those at the
+#: barrier, while the herald is answered, before it is given up.
 HERALD: Final = 2
 BARRIER_PATIENCE: Final = 3
 #: Seconds that a record may wait for its turn, besides what all tries at all servers take.
 _TURN: Final = 60.0
-
-_LONGEST_DELAY = 0xFFFFFFFF
-
-
-class Flight(Exchange):
-    """A record under way."""
-
-    __slots__ = ("answers", "delivery", "followed", "fresh", "herald", "lane", "probe", "record")
-
-    def __init__(
-        self, delivery: Delivery, lane: Lane, record: Record, flow: Hashable, deadline: float, fresh: bool, herald: bool
-    ) -> None:
-        super().__init__(flow, deadline)
-        self.delivery = delivery
-        self.lane = lane
-        self.record = record
-        self.fresh = fresh
-        self.herald = herald
-        #: The lane was down.
-        self.probe = lane.down
-        #: Others of its session may wait for it.
-        self.followed = not fresh
-        #: What the lane had been answered when it left.
-        self.answers = lane.answers
-
-    def pairs(self, now: float) -> list[Pair]:
-        delay = int(self.delivery.wall()) - self.record.event
-        return [(ENCODED, self.record.attributes), ("Acct-Delay-Time", min(max(delay, 0), _LONGEST_DELAY))]
-
-    def answered(self, reply: Received, server: Server, now: float) -> None:
-        self.delivery.answered(self, now)
-
-    def failed(self, reason: str, now: float) -> None:
-        self.delivery.failed(self, reason, now)
-
-
-class Lane:
-    """Realms that share a server."""
-
-    __slots__ = (
-        "ahead",
-        "answers",
-        "barriers",
-        "caught",
-        "cursor",
-        "down",
-        "eager",
-        "flying",
-        "fresh",
-        "herald",
-        "misses",
-        "pause",
-        "probe_at",
-        "realms",
-        "retrying",
-        "told",
-    )
-
-    def __init__(self, realms: Mapping[str, RadiusServers]) -> None:
-        self.realms = realms
-        #: Under way, by session.
-        self.flying: dict[int, Flight] = {}
-        #: Those of them that are new, and those that were sent in vain before.
-        self.fresh = self.retrying = 0
-        #: More that were sent in vain may be due.
-        self.eager = False
-        self.herald: Flight | None = None
-        #: All records up to this one are under way, or due later, or behind one of their session that is.
-        self.cursor = 0
-        #: There is none beyond it.
-        self.caught = False
-        #: How many answers there were.
-        self.answers = 0
-        self.down = False
-        #: When a lane that is down is tried next, and how long the next pause is.
-        self.probe_at = 0.0
-        self.pause = PROBE_PAUSE[0]
-        #: Accounting-On and -Off that wait, and how many records the first of them waits for.
-        self.barriers: list[Record] = []
-        self.ahead = 0
-        #: How often the first of them was sent in vain.
-        self.misses = 0
-        #: Its servers know that we are there.
-        self.told = False
-
-    @property
-    def servers(self) -> set[tuple[Address, int]]:
-        return {(server.address, server.port) for conf in self.realms.values() for server in conf.servers}
-
-    @property
-    def limit(self) -> int | None:
-        """Only older records may go; None: all may."""
-        return self.barriers[0].seq if self.barriers else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneState:
-    """A lane, for who looks on."""
-
-    realms: tuple[str, ...]
-    #: Nothing has been answered of late.
-    down: bool
-    outstanding: int
-    #: Answers, over all.
-    answers: int
-    #: It waits to say Accounting-On or -Off, or for the answer.
-    barrier: bool
 
 
 class Delivery:
@@ -190,27 +84,26 @@ class Delivery:
         # Sessions whose next record is not left to the scan.
         self._next: list[tuple[Lane, str, int]] = []
         self._catching = 0
+        # Records of the backlog that may yet be sent in this second.
+        self._tokens = RATE
+        self._at = 0.0
         self._scheduled = False
 
     # From the accountant.
 
-    def configure(self, realms: Mapping[str, RadiusServers]) -> list[Lane]:
-        """Take the realms with accounting servers.
-
-        Returns lanes whose servers have not been told yet that we are there, by Accounting-On.
-        """
+    def configure(self, realms: Mapping[str, RadiusServers]) -> None:
+        """Take the realms with accounting servers."""
         old, self.lanes, self._lane_of = self.lanes, [], {}
-        told = {server for lane in old if lane.told for server in lane.servers}
         barriers = self.spool.barriers()
-        for names in _groups(realms):
+        for names in groups(realms):
             conf = {name: realms[name] for name in names}
             lane = next((lane for lane in old if lane.realms.keys() == conf.keys()), None)
             if lane is None:
                 lane = Lane(conf)
                 lane.barriers = [record for record in barriers if record.realm in conf]
                 self._count(lane)
+                self._wake(lane)
             lane.realms = conf
-            lane.told = not told.isdisjoint(lane.servers)
             self.lanes.append(lane)
             for name in names:
                 self._lane_of[name] = lane
@@ -221,7 +114,6 @@ class Delivery:
             if count and name not in self._lane_of:
                 log.warning("realm %s has no accounting server any more, records=%d wait for one", name, count)
         self.soon()
-        return [lane for lane in self.lanes if not lane.told]
 
     def add(
         self, realm: str, key: int, kind: int, event: int, attributes: bytes, flow: Hashable = None, hold: bool = False
@@ -243,8 +135,6 @@ class Delivery:
                 lane.caught = False
                 if len(lane.barriers) == 1:
                     self._count(lane)
-                if kind == ACCOUNTING_ON:
-                    lane.told = True
             self._new.append((lane, record, flow))
         return record
 
@@ -272,6 +162,12 @@ class Delivery:
 
     def tick(self, now: float) -> None:
         """To be called about once a second."""
+        self._tokens = RATE
+        before, self._at = self._at, self.wall()
+        if self._at < before:
+            # The clock of the machine has been set back: what is due then would wait for that.
+            for lane in self.lanes:
+                self._wake(lane)
         alive = {
             (state.address, state.port)
             for state in (self._client.state() if any(lane.down for lane in self.lanes) else ())
@@ -326,10 +222,12 @@ class Delivery:
         lane = flight.lane
         self._land(flight)
         lane.answers += 1
+        lane.heard = max(lane.heard, flight.number)
         if lane.down:
             self._up(lane)
         if not flight.herald:
             self.delivered += 1
+            lane.misses = 0
             self._done(lane, flight.record)
             if flight.followed:
                 self._next.append((lane, flight.record.realm, flight.record.key))
@@ -342,21 +240,21 @@ class Delivery:
         if flight.herald:
             return
         self.failures += 1
-        life = lane.answers != flight.answers
+        lane.misses += 1
+        life = lane.heard > flight.number
         if lane.down:
             if flight.probe:
                 lane.probe_at = now + lane.pause
-                lane.pause = min(lane.pause * 2, PROBE_PAUSE[1])
-        elif not life and not record.tries:
+                lane.pause = min(lane.pause * 2, PROBE_PAUSE)
+        elif not life:
             log.warning("accounting realm=%s No answer, records wait: %s", ",".join(lane.realms), reason)
             lane.down = True
-            lane.pause = PROBE_PAUSE[0]
+            lane.pause = FIRST_PAUSE
             lane.probe_at = now + lane.pause
-        tries = record.tries + (life or not lane.down)
+        tries = record.tries + life
         due = self.wall() + min(PAUSE[0] * 2 ** min(tries, 8), PAUSE[1])
         barrier = lane.barriers[0] if lane.barriers else None
         if barrier is not None and barrier.seq == record.seq:
-            lane.misses += 1
             if tries >= BARRIER_PATIENCE:
                 log.warning("accounting realm=%s No answer to Accounting-On or -Off, given up", record.realm)
                 self._done(lane, record)
@@ -426,6 +324,7 @@ class Delivery:
         elif lane.down:
             # The scan does not come back.
             self.spool.put(record._replace(due=self.wall()))
+            self.soon()
         else:
             self._fly(lane, record, None, now)
 
@@ -434,7 +333,7 @@ class Delivery:
         if lane.caught or self._resting(lane, now):
             return
         limit = lane.limit
-        room = 1 if lane.down else WINDOW - self._catching
+        room = 1 if lane.down else self._room
         rows = ROWS
         while room > 0 and not lane.caught and (limit is None or lane.cursor < limit - 1):
             if rows <= 0:
@@ -470,7 +369,7 @@ class Delivery:
         if lane.down and now < lane.probe_at:
             return
         limit = lane.limit
-        room = min((1 if lane.down else RETRIES) - lane.retrying, WINDOW - self._catching)
+        room = min((1 if lane.down else RETRIES) - lane.retrying, self._room)
         if room <= 0:
             return
         for record in self.spool.resting(lane.realms, self.wall(), RETRIES + lane.retrying):
@@ -478,6 +377,7 @@ class Delivery:
                 continue
             if record.key not in lane.flying and self.spool.first(record.realm, record.key) == record.seq:
                 self._fly(lane, record, None, now)
+                self._send_herald(lane, now)
                 room -= 1
                 if not room:
                     break
@@ -489,12 +389,16 @@ class Delivery:
         barrier = lane.barriers[0]
         if barrier.key in lane.flying or barrier.due > self.wall() or (lane.down and now < lane.probe_at):
             return
-        if lane.misses >= HERALD and lane.herald is None:
-            found, _ = self.spool.scan(lane.realms, barrier.seq, ROWS)
+        self._fly(lane, barrier, None, now)
+        self._send_herald(lane, now)
+
+    def _send_herald(self, lane: Lane, now: float) -> None:
+        """See whether the server answers what has to wait."""
+        if lane.barriers and lane.misses >= HERALD and lane.herald is None:
+            found, _ = self.spool.scan(lane.realms, lane.barriers[0].seq, ROWS)
             herald = next((record for record in found if record.kind < ACCOUNTING_ON), None)
             if herald is not None:
                 self._fly(lane, herald, None, now, herald=True)
-        self._fly(lane, barrier, None, now)
 
     def _fly(
         self, lane: Lane, record: Record, flow: Hashable, now: float, *, fresh: bool = False, herald: bool = False
@@ -509,6 +413,7 @@ class Delivery:
             lane.fresh += fresh
             lane.retrying += record.due > 0
             self._catching += not fresh
+            self._tokens -= not fresh
         self._client.request(servers, "acct", flight, now)
 
     def _land(self, flight: Flight) -> None:
@@ -527,9 +432,18 @@ class Delivery:
             flight.cancel()
             self._land(flight)
 
+    @property
+    def _room(self) -> int:
+        """How many records of the backlog may go."""
+        return min(WINDOW - self._catching, self._tokens)
+
     def _up(self, lane: Lane) -> None:
         log.info("accounting realm=%s Answers again records=%d", ",".join(lane.realms), self._depth(lane))
         lane.down = False
+        self._wake(lane)
+
+    def _wake(self, lane: Lane) -> None:
+        """Whatever is to be sent again is so at once."""
         lane.eager = True
         self.spool.wake(lane.realms)
         if lane.barriers:
@@ -551,7 +465,6 @@ class Delivery:
             return
         if lane.barriers and lane.barriers[0].seq == record.seq:
             del lane.barriers[0]
-            lane.misses = 0
             self._count(lane)
         elif record.tries < PATIENCE:
             self._ahead(lane, record)
@@ -564,19 +477,3 @@ class Delivery:
     def _count(self, lane: Lane) -> None:
         if lane.barriers:
             lane.ahead = self.spool.count_before(lane.realms, lane.barriers[0].seq, PATIENCE)
-
-
-def _groups(realms: Mapping[str, RadiusServers]) -> list[list[str]]:
-    """The names of realms, together where they share a server."""
-    groups: list[tuple[list[str], set[tuple[Address, int]]]] = []
-    for name, conf in realms.items():
-        names, servers = [name], {(server.address, server.port) for server in conf.servers}
-        apart = []
-        for group in groups:
-            if servers.isdisjoint(group[1]):
-                apart.append(group)
-            else:
-                names = group[0] + names
-                servers |= group[1]
-        groups = [*apart, (names, servers)]
-    return [names for names, _ in groups]

@@ -57,7 +57,7 @@ def start(event: int, common: bytes) -> bytes:
 
 
 def usage(
-    kind: int, event: int, common: bytes, seconds: int, counters: Counters, cause: Cause | None = None
+    kind: int, event: int, common: bytes, seconds: float, counters: Counters, cause: Cause | None = None
 ) -> bytes:
     """An Interim-Update or a Stop: how long the session has lasted, and what has come from the peer and gone to it."""
     values: list[int] = []
@@ -67,7 +67,7 @@ def usage(
     ):
         # Gigawords: RFC 2869 section 5.1.  Packets have none, and wrap.
         values += (octets & _MAX_INTEGER, octets >> 32 & _MAX_INTEGER, packets & _MAX_INTEGER)
-    body = [_SESSION_TIME, 6, min(max(seconds, 0), _MAX_INTEGER)]
+    body = [_SESSION_TIME, 6, min(max(int(seconds), 0), _MAX_INTEGER)]
     for code, value in zip(_USAGE, values, strict=True):
         body += (code, 6, value)
     record = _head(kind, event) + common + _BODY.pack(*body)

@@ -164,8 +164,8 @@ class Transaction(Timed):
         """Nothing can be had from the server; the transaction has left it."""
 
     @abstractmethod
-    def moved(self, now: float) -> None:
-        """The server died before this was sent; it has left it."""
+    def moved(self, server: Server, now: float) -> None:
+        """*server* died before this was sent; it has left it."""
 
     @abstractmethod
     def unfit(self, reason: str, now: float) -> None:
@@ -175,10 +175,12 @@ class Transaction(Timed):
 class _Prober(Transaction):
     """Status-Server, as long as a server is dead (RFC 5997)."""
 
-    __slots__ = ("active", "enabled", "heard", "of", "require")
+    __slots__ = ("active", "enabled", "heard", "of")
 
     dead_time = 0.0
     deadline = float("inf")
+    # FreeRADIUS 3.2.1 signs no answer to it; who forges one makes us try a server in vain.
+    require = False
 
     def __init__(self, of: Server) -> None:
         super().__init__(Code.STATUS_SERVER, None, PROBE_INTERVAL)
@@ -188,11 +190,10 @@ class _Prober(Transaction):
         self.active = False
         #: Whether the server has ever answered.  Many do not know it, and are tried by requests instead.
         self.heard = False
-        self.require = True
 
-    def configure(self, enabled: bool, require: bool, now: float) -> None:
+    def configure(self, enabled: bool, now: float) -> None:
+        """Take over whether it is wanted."""
         self.enabled = enabled
-        self.require = require
         if not enabled:
             self.stop()
             self.heard = False
@@ -229,7 +230,7 @@ class _Prober(Transaction):
     def lost(self, reason: str, now: float) -> None:
         self._later(now)
 
-    def moved(self, now: float) -> None:
+    def moved(self, server: Server, now: float) -> None:
         """It never waits for a turn."""
 
     def unfit(self, reason: str, now: float) -> None:
@@ -661,7 +662,7 @@ class Server(Timed):
         for transaction in waiting:
             self._leave(transaction)
         for transaction in waiting:
-            transaction.moved(now)
+            transaction.moved(self, now)
 
     def _revive(self) -> None:
         if not self._since:

@@ -13,58 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import struct
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ...pipex.base import Counters
+from .spool_file import Syncer, UnknownError, connect, damaged, put_aside
 
 log = logging.getLogger("npppy.radius")
 
-_APPLICATION: Final = int.from_bytes(b"nppy", "big")
-_VERSION: Final = 1
-_SCHEMA: Final = f"""
-BEGIN IMMEDIATE;
--- One row a start of the daemon; alive is its last sign of life.
-CREATE TABLE boot (n INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, alive REAL NOT NULL);
--- Sessions that have had a Start and no Stop.
-CREATE TABLE open (
-    key INTEGER PRIMARY KEY, realm TEXT NOT NULL, since REAL NOT NULL, interval INTEGER NOT NULL, facts BLOB NOT NULL
-);
--- What they had used; apart from them, since it is written over and over.
-CREATE TABLE used (
-    key INTEGER PRIMARY KEY, at REAL NOT NULL, seconds INTEGER NOT NULL, flowing INTEGER NOT NULL,
-    counters BLOB NOT NULL
-);
-CREATE TABLE queue (
-    seq INTEGER PRIMARY KEY, realm TEXT NOT NULL, key INTEGER NOT NULL, kind INTEGER NOT NULL,
-    event INTEGER NOT NULL, tries INTEGER NOT NULL, due REAL NOT NULL, attributes BLOB NOT NULL
-);
-CREATE INDEX queue_session ON queue (realm, key);
-CREATE INDEX queue_due ON queue (due) WHERE due > 0;
-CREATE INDEX queue_barrier ON queue (seq) WHERE kind >= 7;
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
-COMMIT;
-"""
-
-#: Seconds until a record is safe from a crash of the machine, and until the log is copied into the file.
-SYNC: Final = 1.0
-CHECKPOINT: Final = 30.0
-#: Octets of the log from which it is copied at once, and the loop made to wait while the last of it is.
-TRUNCATE: Final = 64 << 20
 #: Seconds from one attempt to write to the next when the disk does not take it.
 RETRY: Final = 1.0
-#: Seconds that the loop waits at most for the thread.
-_BUSY: Final = 2.0
-#: Octets of the largest file that is looked through for damage at a start; that takes 0.2 s.
-_CHECKED: Final = 64 << 20
 
 #: Octets and packets in and out: of the whole session, and of what is not in the kernel.
 _COUNTERS: Final = struct.Struct(">8Q")
@@ -116,7 +78,7 @@ class Used(NamedTuple):
 
     #: When that was, in seconds since the Epoch, and the seconds that it had lasted then.
     at: float
-    seconds: int
+    seconds: float
     #: Whether its data path was open.
     flowing: bool
     #: Of the whole session, and what of it was not in the kernel's maps: of data paths closed, and by Python.
@@ -174,26 +136,18 @@ class Spool:
         self._used: dict[int, Used] = {}
         self._boots: list[tuple[int, float]] = []
         self._alive = 0.0
-        # The thread leaves a file alone while it is put aside.
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._written = threading.Event()
-        self._urgent = False
-        self._thread: threading.Thread | None = None
+        self._syncer: Syncer | None = None
         if path is not None:
             self._open(path)
-            self._thread = threading.Thread(target=self._keep, args=(path,), name="spool", daemon=True)
-            self._thread.start()
+            self._syncer = Syncer(path)
 
     def close(self) -> None:
         """Write what is left, and let go of the file."""
-        if self._thread is not None:
-            self._stop.set()
-            self._written.set()
-            self._thread.join()
-            self._thread = None
         self._again = 0.0
         self.flush(0.0)
+        if self._syncer is not None:
+            self._syncer.close()
+            self._syncer = None
         self._close()
 
     def _close(self) -> None:
@@ -237,7 +191,7 @@ class Spool:
                 boot = key >> 32 & 0xFFFFFFFF
                 if boot == self.boot or key in self._opened:
                     continue
-                used = Used(since, 0, True, Counters(), Counters())
+                used = Used(since, 0.0, True, Counters(), Counters())
                 if packed is not None:
                     used = Used(at, seconds, bool(flowing), *_unpack(packed))
                 seen = max(alive.get(boot, used.at), used.at)
@@ -329,20 +283,29 @@ class Spool:
     def resting(self, realms: Collection[str], wall: float, count: int) -> list[Record]:
         """Records of some realms that are to be sent again by now, about *count*; the longest overdue first."""
         marks = ", ".join("?" * len(realms))
-        found = self._select(
-            f"due > 0 AND due <= ? AND realm IN ({marks}) ORDER BY due LIMIT ?",
+        rows = self._query(
+            f"SELECT {_COLUMNS} FROM queue INDEXED BY queue_due "
+            f"WHERE due > 0 AND due <= ? AND realm IN ({marks}) ORDER BY due LIMIT ?",
             (wall, *realms, count + len(self._added) + len(self._done)),
         )
-        found += [record for record in self._added.values() if 0 < record.due <= wall and record.realm in realms]
-        return found
+        found = [record for record in map(Record._make, rows) if not self._stale(record.seq)]
+        return found + [record for record in self._added.values() if 0 < record.due <= wall and record.realm in realms]
 
     def count_before(self, realms: Collection[str], seq: int, tries: int) -> int:
         """Records of some realms, older than *seq*, that have been sent in vain fewer times than *tries*."""
         marks = ", ".join("?" * len(realms))
-        where = f"realm IN ({marks}) AND seq < ? AND tries < ?"
-        # The index tells without a look at the records that are younger.
-        rows = self._query(f"SELECT seq FROM queue INDEXED BY queue_session WHERE {where}", (*realms, seq, tries))
-        return sum(not self._stale(other) for (other,) in rows) + sum(
+        where = f"realm IN ({marks}) AND seq < ?"
+        # Indices alone tell most of it; what was sent in vain is little.
+        ((count,),) = self._query(
+            f"SELECT count(*) FROM queue INDEXED BY queue_session WHERE {where}", (*realms, seq)
+        ) or [(0,)]
+        late = self._query(
+            f"SELECT seq, tries FROM queue INDEXED BY queue_due WHERE due > 0 AND {where}", (*realms, seq)
+        )
+        count -= sum(other_tries >= tries for other, other_tries in late if not self._stale(other))
+        for other in self._added.keys() | self._done:
+            count -= len(self._query(f"SELECT seq FROM queue WHERE {where} AND seq = ?", (*realms, seq, other)))
+        return int(count) + sum(
             other < seq and record.tries < tries and record.realm in realms for other, record in self._added.items()
         )
 
@@ -419,11 +382,12 @@ class Spool:
                 self._db.execute("ROLLBACK")
             self._failed(error)
             return False
-        self._urgent |= bool(self._added or self._done or self._opened)
+        urgent = bool(self._added or self._done or self._opened)
         for gathered in (self._added, self._keys, self._done, self._woken, self._opened, self._used, self._boots):
             gathered.clear()
         self._alive = 0.0
-        self._written.set()
+        if self._syncer is not None:
+            self._syncer.wrote(urgent)
         if self.trouble:
             self.trouble = ""
             log.info("spool file=%s can be written again records=%d", self.path, self.depth.total())
@@ -437,7 +401,10 @@ class Spool:
             db.execute("UPDATE boot SET alive = ? WHERE id = ?", (self._alive, self.boot))
         if self._woken:
             marks = ", ".join("?" * len(self._woken))
-            db.execute(f"UPDATE queue SET due = 1 WHERE due > 1 AND realm IN ({marks})", tuple(self._woken))
+            db.execute(
+                f"UPDATE queue INDEXED BY queue_due SET due = 1 WHERE due > 0 AND due > 1 AND realm IN ({marks})",
+                tuple(self._woken),
+            )
         if self._added:
             db.executemany("INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._added.values())
         if self._opened:
@@ -457,7 +424,7 @@ class Spool:
 
     def _failed(self, error: sqlite3.Error) -> None:
         """The file cannot be used as it is; one that is damaged is put aside."""
-        if _damaged(error) and self.path is not None:
+        if damaged(error) and self.path is not None:
             self._close()
             if self._put_aside(self.path, str(error)):
                 self._open(self.path)
@@ -476,12 +443,12 @@ class Spool:
     def _open(self, path: Path) -> None:
         try:
             try:
-                self._db, depth, last = _connect(path)
-            except _UnknownError as error:
+                self._db, depth, last = connect(path)
+            except UnknownError as error:
                 if not self._put_aside(path, str(error)):
                     return
-                self._db, depth, last = _connect(path)
-        except (sqlite3.Error, OSError, _UnknownError) as error:
+                self._db, depth, last = connect(path)
+        except (sqlite3.Error, OSError, UnknownError) as error:
             self._in_trouble(error)
             return
         self.last = max(self.last, last)
@@ -490,119 +457,13 @@ class Spool:
             self.depth[record.realm] += 1
 
     def _put_aside(self, path: Path, why: str) -> bool:
-        """Keep a file that is not ours to read under another name."""
-        aside = path.with_name(path.name + ".unknown")
-        count = 1
-        while aside.exists():
-            count += 1
-            aside = path.with_name(f"{path.name}.unknown.{count}")
         try:
-            with self._lock:
-                for suffix in ("-wal", "-shm", ""):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+            with self._syncer.lock if self._syncer is not None else contextlib.nullcontext():
+                put_aside(path, why)
         except OSError as error:
             self._in_trouble(error)
             return False
-        log.warning("spool file=%s Unknown content or version, put aside as %s: %s", path, aside, why)
         return True
-
-    # The thread.
-
-    def _keep(self, path: Path) -> None:
-        """Bring what has been written to the disk."""
-        trouble = False
-        copied = time.monotonic()
-        while self._written.wait() and not self._stop.wait(SYNC):
-            self._written.clear()
-            late = time.monotonic() >= copied + CHECKPOINT
-            if not (late or self._urgent):
-                continue
-            self._urgent = False
-            try:
-                with self._lock:
-                    copied = time.monotonic() if _sync(path, late) else copied
-                trouble = False
-            except (OSError, sqlite3.Error) as error:
-                if not trouble:
-                    log.error("spool file=%s cannot be synced: %s", path, error)
-                trouble = True
-
-
-class _UnknownError(Exception):
-    """A file that we did not write, or that is damaged."""
-
-
-def _connect(path: Path) -> tuple[sqlite3.Connection, Counter[str], int]:
-    """Open the file, or begin one; returns how many records it has of each realm, and the last one of all, too.
-
-    Raises :class:`_UnknownError`, :class:`sqlite3.Error`, :class:`OSError`.
-    """
-    try:
-        # What SQLite makes beside the file has the same mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        os.chmod(path, 0o600)
-    db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
-    try:
-        ((application,),) = db.execute("PRAGMA application_id")
-        ((version,),) = db.execute("PRAGMA user_version")
-        ((tables,),) = db.execute("SELECT count(*) FROM sqlite_master")
-        new = not (application or version or tables)
-        if not new and (application, version) != (_APPLICATION, _VERSION):
-            raise _UnknownError(f"application {application:#x}, version {version}")
-        if not new and path.stat().st_size <= _CHECKED:
-            ((check,),) = db.execute("PRAGMA quick_check(1)")
-            if check != "ok":
-                raise _UnknownError(str(check).replace("\n", " "))
-        # A record has a few hundred octets, and each page that it touches is written.
-        db.execute("PRAGMA page_size = 2048")
-        db.execute("PRAGMA journal_mode = WAL")
-        # No sync but one when the log begins anew: without that, a crash of the machine could mix an old one with it.
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint = 0")
-        db.execute("PRAGMA cache_size = -1024")
-        if new:
-            db.executescript(_SCHEMA)
-        depth = Counter(dict(db.execute("SELECT realm, count(*) FROM queue GROUP BY realm").fetchall()))
-        ((last,),) = db.execute("SELECT max(seq) FROM queue").fetchall()
-    except sqlite3.Error as error:
-        db.close()
-        if _damaged(error):
-            raise _UnknownError(str(error)) from error
-        raise
-    except BaseException:
-        db.close()
-        raise
-    return db, depth, last or 0
-
-
-def _sync(path: Path, late: bool) -> bool:
-    """Sync the log, or copy it into the file; returns whether it has been copied."""
-    wal = f"{path}-wal"
-    large = os.path.getsize(wal) > TRUNCATE
-    if not (late or large):
-        fd = os.open(wal, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
-        return False
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", timeout=_BUSY, isolation_level=None, uri=True)
-    try:
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        if large:
-            # Writers who never pause keep the log from being begun anew, so they are made to, for a few milliseconds.
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    finally:
-        db.close()
-    return True
-
-
-def _damaged(error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _pack(*sets: Counters) -> bytes:
