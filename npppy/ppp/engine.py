@@ -237,7 +237,7 @@ class Engine:
         if config is None or site is None:
             return f"interface {login.interface} is not there"
         ipcp = site.conf.ipcp
-        pool = self.pools.get(accept.pool) if accept.pool else site.pool
+        pool = self.pools.get(accept.pool) if accept.pool and accept.address is None else site.pool
         if pool is None:
             return f"there is no ipcp {printable(accept.pool)}, whose pool its realm wants"
         victims = self._surplus(login, config, accept)

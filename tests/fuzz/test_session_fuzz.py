@@ -22,7 +22,7 @@ from npppy.ppp.station import Phase
 from tests.unit.ppp_rig import USERS, Line, Rig
 
 NETWORK = 0xC0000200
-AGAIN = Profile(session_timeout=3, reauthenticate=True, username="customer-7")
+AGAIN = Profile(session_timeout=1, reauthenticate=True, username="customer-7")
 ACCEPTS = (
     Accept(),
     Accept(address_by_peer=True),
@@ -214,11 +214,13 @@ class World:
     def balance(self) -> None:
         rig, engine = self.rig, self.rig.engine
         sessions = engine.sessions.values()
-        hosts = sum(network.prefixlen == 32 for session in sessions for network in session.routes)
-        assert len(rig.space) - hosts == len(engine._by_address) == sum(bool(session.address) for session in sessions)
+        # Networks of one address count as addresses.
+        hosts = {session: [net for net in session.routes if net.prefixlen == 32] for session in sessions}
+        assert len(engine._by_address) == sum(bool(session.address) for session in sessions)
+        assert len(rig.space) == len(engine._by_address) + sum(map(len, hosts.values()))
         assert engine.bound == sum(map(len, engine._by_user.values()))
         assert engine.bound == sum(session.login_of is not None for session in sessions)
-        assert len(rig.backend) == sum(session.phase is Phase.UP for session in sessions)
+        assert len(rig.backend) == sum(1 + len(hosts[session]) for session in sessions if session.phase is Phase.UP)
         routed = [network for session in sessions for network in session.routed]
         assert sorted(rig.routes.networks) == sorted(routed)
         assert len(set(routed)) == len(routed)

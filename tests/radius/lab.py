@@ -177,6 +177,12 @@ class FreeRadius:
     def open_accounts(self) -> list[dict[str, Any]]:
         return [row for row in self.accounts() if row["acctstoptime"] is None]
 
+    def lease_end(self, address: str) -> int:
+        """Until when an address is taken, in seconds since the Epoch."""
+        with self._open() as db:
+            rows = db.execute("SELECT strftime('%s', expiry_time) FROM radippool WHERE framedipaddress = ?", (address,))
+            return int(rows.fetchone()[0])
+
     def leases(self) -> dict[str, str]:
         """The addresses that are taken, and the Acct-Session-Id of the session that has each."""
         with self._open() as db:

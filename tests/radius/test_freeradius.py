@@ -253,6 +253,18 @@ def test_a_pool(server: FreeRadius) -> None:
     assert not set(server.leases()) & {first, second}
 
 
+def test_a_session_that_logs_in_again_keeps_its_lease(server: FreeRadius) -> None:
+    server.pool("again", "10.4.0.1", 1)
+    server.user("again", ALICE, check={"Pool-Name": "again"})
+    address = pap(server, "again", ALICE, 0x40).address
+    short = server.lease_end(address)
+    account(server, fake.START, "again", 0x40, address=address)
+    end = server.lease_end(address)
+    assert end > short
+    assert pap(server, "again", ALICE, 0x40).address == address
+    assert server.lease_end(address) >= end
+
+
 def test_a_pool_and_a_start_of_the_concentrator(server: FreeRadius) -> None:
     """Accounting-On frees what its sessions had before, and nothing that it, or another one, has been given since."""
     server.pool("on", "10.2.0.1", 3)
@@ -284,6 +296,8 @@ def test_simultaneous_use(server: FreeRadius) -> None:
     server.user("one", ALICE, check={"Simultaneous-Use": 1})
     assert pap(server, "one", ALICE, 0x30).code == fake.ACCESS_ACCEPT
     account(server, fake.START, "one", 0x30)
+    # A session that logs in again is not one more.
+    assert pap(server, "one", ALICE, 0x30).code == fake.ACCESS_ACCEPT
     refused = pap(server, "one", ALICE, 0x31, host=2)
     assert refused.code == fake.ACCESS_REJECT
     assert b"already logged in" in (refused.get(fake.REPLY_MESSAGE) or b"")

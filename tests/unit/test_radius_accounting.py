@@ -21,6 +21,7 @@ from npppy.aaa.radius.spool import INTERIM_UPDATE, STOP, Spool
 from npppy.config.model import Config, Radius
 from npppy.pipex.base import Counters, Leftovers
 from npppy.ppp.cause import Cause
+from npppy.ppp.link import Caller, Link
 from npppy.wheel import TICK
 from tests.unit.ppp_rig import Line, Rig
 from tests.unit.radius_net import Host, Net, block, entry
@@ -249,6 +250,17 @@ def test_more_classes_than_a_packet_has_room_for(world: World) -> None:
     world.run()
     assert len(world.last().all_octets("Class")) == 13
     assert len(world.last().data) <= 4096
+
+
+def test_a_peer_cannot_say_so_much_that_there_is_no_record(world: World) -> None:
+    long = b"\xff" * 255
+    caller = Caller(text="x" * 300, calling_number="1" * 300, circuit_id=long, remote_id=long, service="s" * 300)
+    line = Line(world.rig, Link(tunnel=world.rig.tunnel, caller=caller, max_mru=1492))
+    line.up("alice")
+    world.run()
+    start = world.last()
+    assert start.integer("Acct-Status-Type") == 1
+    assert start.octets("ADSL-Agent-Circuit-Id") == long[:247]
 
 
 def test_interims_are_spread_and_keep_their_pace(world: World) -> None:

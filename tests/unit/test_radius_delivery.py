@@ -634,6 +634,28 @@ def test_a_realm_that_goes_leaves_its_records_until_it_is_back(bench: Bench, cap
     bench.empty()
 
 
+def test_a_reload_that_joins_lanes_sends_each_record_once(bench: Bench) -> None:
+    bench.put("1 start", "2 start", "2 stop")
+    bench.add("3 start")
+    flight = bench.flight("2 start")
+    bench.client.flying.remove(flight)
+    flight.answered(cast(Any, None), cast(Any, None), bench.now)
+    # Before the turn is over.
+    bench.delivery.configure({"isp": servers(1), "other": servers(1)})
+    bench.run()
+    assert sorted(bench.up) == ["1 start", "2 stop", "3 start"]
+    bench.answer(*bench.up)
+    bench.empty()
+
+
+def test_a_reload_that_brings_another_server_wakes_what_waits(bench: Bench) -> None:
+    bench.put("1 start", "2 start")
+    bench.fail_all()
+    bench.delivery.configure({"isp": servers(2)})
+    bench.run()
+    assert bench.up == ["1 start", "2 start"]
+
+
 def test_a_reload_that_changes_servers_leaves_what_is_under_way(bench: Bench) -> None:
     bench.put("1 start", "2 start")
     bench.delivery.configure({"isp": servers(1, 2)})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...config.model import Config, Radius, Realm
 from ...pipex.base import Counters, Leftovers
+from ...pipex.user import UserFlow
 from ...ppp.cause import Cause
 from ...wheel import Timed, Wheel
 from . import records
@@ -36,8 +37,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("npppy.radius")
 
-#: Seconds from one writing down of a session's counters to the next.
+#: Seconds from one writing down of a session's counters to the next: of one that the kernel carries, whose counters
+#: outlive us, and of one that Python does.
 CHECK: Final = 60
+QUICK: Final = 10
+#: Seconds from a Start to the first look: Python has carried what came before the kernel had the session.
+FIRST: Final = 2
 #: Interim records that are made in a second, and counters that are written down.
 MAX_INTERIMS: Final = 500
 MAX_CHECKS: Final = 2000
@@ -220,9 +225,7 @@ class Accountant(Timed):
         self._open += 1
         if interval:
             self._interims.add(session.id, self._spread(interval, now))
-        # An interim record writes them down, too.
-        if not 0 < interval <= CHECK:
-            self._checks.add(session.id, self._spread(CHECK, now))
+        self._checks.add(session.id, int(now) + FIRST)
 
     def _stop(self, session: Session, realm: Realm, now: float) -> None:
         """The Stop is written now, and sent when the last packets have been counted."""
@@ -249,7 +252,6 @@ class Accountant(Timed):
         self.delivery.soon()
         if old is None or old.interval != interval:
             self._interims.move(session.id, self._spread(interval, now) if interval else 0)
-            self._checks.move(session.id, 0 if 0 < interval <= CHECK else self._spread(CHECK, now))
 
     def _facts(self, session: Session, key: int) -> bytes:
         known = self._spool.session(key)
@@ -310,7 +312,14 @@ class Accountant(Timed):
             session = sessions.get(ppp_id)
             if session is None or _open_in(session) is None:
                 continue
-            self._checks.add(ppp_id, _next(second, CHECK, now))
+            kernel = isinstance(session.flow, UserFlow) and session.flow.carried
+            pace = CHECK if kernel else QUICK
+            if _age(session, now) > 2 * FIRST:
+                self._checks.add(ppp_id, _next(second, pace, now))
+            else:
+                self._checks.add(ppp_id, self._spread(pace, now))
+                if kernel and not any(session.closed_counters()):
+                    continue
             self._check(session, now)
             left -= 1
             if not left:

@@ -80,7 +80,8 @@ class Delivery:
         self._lane_of: dict[str, Lane] = {}
         # New ones that are not written yet.
         self._new: list[tuple[Lane, Record, Hashable]] = []
-        self._held: set[int] = set()
+        # Not to be sent yet, by their number.
+        self._held: dict[int, Record] = {}
         # Sessions whose next record is not left to the scan.
         self._next: list[tuple[Lane, str, int]] = []
         self._catching = 0
@@ -103,13 +104,18 @@ class Delivery:
                 lane.barriers = [record for record in barriers if record.realm in conf]
                 self._count(lane)
                 self._wake(lane)
-            lane.realms = conf
+            changed, lane.realms = lane.realms != conf, conf
+            if changed and lane.down:
+                self._up(lane)
             self.lanes.append(lane)
             for name in names:
                 self._lane_of[name] = lane
         for lane in old:
             if lane not in self.lanes:
                 self._stop(lane)
+        # Those of other lanes are found by the scan.
+        self._new = [entry for entry in self._new if entry[0] in self.lanes]
+        self._next = [entry for entry in self._next if entry[0] in self.lanes]
         for name, count in self.spool.depth.items():
             if count and name not in self._lane_of:
                 log.warning("realm %s has no accounting server any more, records=%d wait for one", name, count)
@@ -128,7 +134,7 @@ class Delivery:
         record = spool.add(realm, key, kind, event, attributes)
         self.soon()
         if hold:
-            self._held.add(record.seq)
+            self._held[record.seq] = record
         elif lane is not None:
             if kind >= ACCOUNTING_ON:
                 lane.barriers.append(record)
@@ -140,7 +146,7 @@ class Delivery:
 
     def let_go(self, record: Record, attributes: bytes, flow: Hashable) -> None:
         """Send a record that was held, with other attributes perhaps."""
-        self._held.remove(record.seq)
+        del self._held[record.seq]
         if attributes != record.attributes:
             record = record._replace(attributes=attributes)
             self.spool.put(record)
@@ -201,11 +207,13 @@ class Delivery:
 
     def renewed(self) -> None:
         """The file has taken all with it, but for what we have."""
+        records = dict(self._held)
         for lane in self.lanes:
-            records = {flight.record.seq: flight.record for flight in lane.flying.values()}
+            records |= {flight.record.seq: flight.record for flight in lane.flying.values()}
             records |= {record.seq: record for record in lane.barriers}
-            for record in records.values():
-                self.spool.restore(record)
+        for record in records.values():
+            self.spool.restore(record)
+        for lane in self.lanes:
             self._count(lane)
         self.soon()
 
@@ -438,6 +446,7 @@ class Delivery:
         return min(WINDOW - self._catching, self._tokens)
 
     def _up(self, lane: Lane) -> None:
+        """Send as if it had never been down."""
         log.info("accounting realm=%s Answers again records=%d", ",".join(lane.realms), self._depth(lane))
         lane.down = False
         self._wake(lane)

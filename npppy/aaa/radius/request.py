@@ -25,6 +25,8 @@ _IPV4, _IPV6 = 1, 2
 _MTU: Final = 1500
 #: The header of a fragment of EAP-TLS (RFC 5216 section 3.1), for which FreeRADIUS leaves no room in Framed-MTU.
 _TLS_HEADER: Final = 10
+#: Octets of the value of a vendor's attribute.
+_MAX_VENDOR_VALUE = MAX_VALUE - 6
 
 
 def _cut(text: str, size: int = MAX_VALUE) -> str:
@@ -128,9 +130,9 @@ def _facts(link: Link, ppp_id: int, acct_session_id: str, username: str, radius:
         both = caller.rx_speed and caller.rx_speed != caller.tx_speed
         pairs.append(("Connect-Info", f"{caller.tx_speed}/{caller.rx_speed}" if both else str(caller.tx_speed)))
     if caller.circuit_id:
-        pairs.append(("ADSL-Agent-Circuit-Id", caller.circuit_id))
+        pairs.append(("ADSL-Agent-Circuit-Id", caller.circuit_id[:_MAX_VENDOR_VALUE]))
     if caller.remote_id:
-        pairs.append(("ADSL-Agent-Remote-Id", caller.remote_id))
+        pairs.append(("ADSL-Agent-Remote-Id", caller.remote_id[:_MAX_VENDOR_VALUE]))
     if ends is not None:
         pairs += (
             ("Tunnel-Type", ends.type),
