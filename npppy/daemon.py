@@ -28,6 +28,7 @@ from .aaa.radius.dae_server import DaeServer
 from .aaa.radius.dae_server import ListenError as DaeListenError
 from .aaa.radius.socket import opener
 from .aaa.radius.spool import Spool
+from .aaa.radius.spool_file import HeldError
 from .aaa.realms import Realms
 from .config.loader import ConfigError, load
 from .config.model import Config, Interface, Ipcp
@@ -152,7 +153,10 @@ class Daemon:
         end_orphans(self.journal)
         self._configure_realms(self.config)
         stack.callback(self.client.close)
-        self.spool = Spool(self.config.radius.spool or _spool(self.control_path), time.time())
+        try:
+            self.spool = Spool(self.config.radius.spool or _spool(self.control_path), time.time())
+        except HeldError as error:
+            raise StartError(str(error)) from None
         self.engine.boot = self.spool.new_boot(secrets.token_bytes, time.time())
         self.accountant = Accountant(
             engine=self.engine,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -112,6 +114,27 @@ def test_a_server_that_was_away_all_the_time(lab: RadiusLab) -> None:
     # Its own end, and no user's.
     assert {row["acctterminatecause"] for row in rows if row["username"] in killed} == {"NAS-Reboot"}
     assert not lab.status()["addresses"]
+
+
+@pytest.mark.parametrize("lab", ["user"], indirect=True)
+def test_a_daemon_that_is_killed_while_it_carries_all_itself(lab: RadiusLab) -> None:
+    """What it has noted is in the books, and it notes it soon."""
+    lab.fake(fake.addresses("10.65.1.1"), port=AUTH)
+    lab.serve(auth=server(port=AUTH), acct=ACCOUNTING)
+    sim = dial(lab, "pppoe", 1, 3)
+
+    def noted() -> bool:
+        with contextlib.closing(sqlite3.connect(f"file:{lab.where}/spool.db?mode=ro", uri=True)) as db:
+            rows = db.execute("SELECT counters FROM used").fetchall()
+        return [int.from_bytes(row[:8], "big") for (row,) in rows] == [SIZE * PINGS] * 3
+
+    until(noted, "all that has passed is noted")
+    lab.daemon.stop(signal.SIGKILL)
+    lab.start_again()
+    gone(lab, [sim])
+    radius = lab.freeradius()
+    until(lambda: len(radius.accounts()) - len(radius.open_accounts()) >= 3, "all accounts are closed")
+    check(radius.accounts(), {"user1", "user2", "user3"})
 
 
 def test_a_daemon_that_is_killed_at_work(lab: RadiusLab) -> None:

@@ -25,6 +25,7 @@ from npppy.aaa.radius.spool import (
     Used,
     session_key,
 )
+from npppy.aaa.radius.spool_file import HeldError
 from npppy.pipex.base import Counters
 
 WALL = 1_700_000_000.0
@@ -432,20 +433,6 @@ def test_killed_at_any_point(book: Book, wanted: int) -> None:
     assert sorted(left + stopped) == sorted(record.key for record in records if record.kind == START)
 
 
-def test_a_second_one_spoils_nothing(book: Book) -> None:
-    one, two = book(), book(WALL + 1000)
-    for n in range(50):
-        one.add("isp", n, START, n, b"one")
-        assert one.flush(0.0)
-        two.add("isp", 1000 + n, START, n, b"two")
-        assert two.flush(0.0)
-    one.close()
-    two.close()
-    again = book()
-    assert len(waiting(again)) == 100
-    assert not book.path.with_name("npppyd.spool.unknown").exists()
-
-
 def test_one_that_is_locked_for_long_is_trouble_and_no_damage(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BUSY", 0.01)
     spool = book()
@@ -487,3 +474,13 @@ def test_what_is_written_gets_to_the_disk_and_the_log_stays_small(
         size = wal.stat().st_size
     spool.close()
     assert len(waiting(book(), "isp")) == min(count, 10_000)
+
+
+def test_two_daemons_do_not_share_a_file(tmp_path: Path) -> None:
+    """The second would end the sessions of the first."""
+    path = tmp_path / "npppyd.spool"
+    spool = Spool(path, WALL)
+    with pytest.raises(HeldError, match=r"npppyd\.spool: held by another daemon"):
+        Spool(path, WALL)
+    spool.close()
+    Spool(path, WALL).close()

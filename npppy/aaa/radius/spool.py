@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import struct
 from collections import Counter
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ...pipex.base import Counters
-from .spool_file import Syncer, UnknownError, connect, damaged, put_aside
+from .spool_file import Syncer, UnknownError, connect, damaged, hold, put_aside
 
 log = logging.getLogger("npppy.radius")
 
@@ -110,7 +111,10 @@ def session_key(boot: int, ppp_id: int) -> int:
 
 
 class Spool:
-    """The spool in *path*; with None, it is in memory only.  *wall* is the time in seconds since the Epoch."""
+    """The spool in *path*; with None, it is in memory only.  *wall* is the time in seconds since the Epoch.
+
+    Raises :class:`.spool_file.HeldError` while another daemon has it.
+    """
 
     def __init__(self, path: Path | None, wall: float) -> None:
         self.path = path
@@ -137,7 +141,9 @@ class Spool:
         self._boots: list[tuple[int, float]] = []
         self._alive = 0.0
         self._syncer: Syncer | None = None
+        self._held = -1
         if path is not None:
+            self._held = hold(path)
             self._open(path)
             self._syncer = Syncer(path)
 
@@ -149,6 +155,9 @@ class Spool:
             self._syncer.close()
             self._syncer = None
         self._close()
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def _close(self) -> None:
         if self._db is not None:

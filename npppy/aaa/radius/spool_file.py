@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import sqlite3
@@ -54,6 +55,30 @@ _CHECKED: Final = 64 << 20
 
 class UnknownError(Exception):
     """A file that we did not write, or that is damaged."""
+
+
+class HeldError(Exception):
+    """Another daemon has the file, and would be robbed of its sessions; the message names it."""
+
+
+def hold(path: Path) -> int:
+    """Keep other daemons away from a file for as long as the returned descriptor is open; -1: that cannot be done.
+
+    Raises :class:`HeldError`.
+    """
+    try:
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        # Not the file itself: whoever closes that once loses SQLite's locks on it.
+        held = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        # What is wrong there is wrong with the file, too, and said there.
+        return -1
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise HeldError(f"{path}: held by another daemon") from None
+    return held
 
 
 def connect(path: Path) -> tuple[sqlite3.Connection, Counter[str], int]:
