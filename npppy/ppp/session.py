@@ -15,6 +15,7 @@ from ..wheel import Wheel
 from . import proto
 from .cause import Cause
 from .chap import ChapServer
+from .dump import Dumped
 from .eap import EapServer
 from .fsm import State
 from .ipcp import Ipcp
@@ -24,7 +25,7 @@ from .mppe import OVERHEAD as MPPE_LEN
 from .pap import PapServer
 from .privacy import Privacy, required, title, wanted
 from .proxy import UnacceptableError, accept, server
-from .station import Phase, Station
+from .station import Phase
 
 if TYPE_CHECKING:
     from .engine import Engine, Login, Site
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 #: Lines that a peer can make us log at once, and the seconds to the next one after those.
 REMARK_BURST = 20
 REMARK_INTERVAL = 3
-
-#: The types of EAP that have a password in them: One-Time Password and Generic Token Card, and what may stand for them
-#: (RFC 3748 sections 5.5 to 5.7).
-_PASSWORD_TYPES = (b"\x05", b"\x06", b"\xfe")
 
 #: Who carries the data, if it is not Python.
 OFFLOAD = (PipexChoice.YES, PipexChoice.EBPF)
@@ -48,7 +45,7 @@ CLOCK_TICK = 0.02
 _NOTHING = Counters()
 
 
-class Session(Station):
+class Session(Dumped):
     """One per call.  At rest it is this record and its entry in the data path (design, rule 4)."""
 
     __slots__ = (
@@ -176,39 +173,6 @@ class Session(Station):
     def malformed(self, reason: str) -> None:
         self.engine.malformed[reason] += 1
         self.log(logging.DEBUG, f"layer=base logtype=Malformed reason={reason}")
-
-    # Frames, with npppd's debug-dump options.
-
-    def send(self, protocol: int, payload: bytes) -> None:
-        if self.tunnel.dump_out:
-            self._dump("output", self.tunnel.dump_out, protocol, payload)
-        super().send(protocol, payload)
-
-    def receive(self, frame: bytes, now: float) -> None:
-        if self.tunnel.dump_in and len(frame) > 1:
-            # An odd first octet is the whole Protocol field, compressed.
-            size = 2 - (frame[0] & 1)
-            self._dump("input", self.tunnel.dump_in, int.from_bytes(frame[:size], "big"), frame[size:])
-        super().receive(frame, now)
-
-    def _sender(self) -> Callable[[bytes], None]:
-        """What sends data."""
-        send = self.call.send if self.mppe is None else self.send_encrypted
-        if "ip" not in self.tunnel.dump_out:
-            return send
-
-        def dump(frame: bytes) -> None:
-            self._dump("output", self.tunnel.dump_out, proto.IP, frame[2:])
-            send(frame)
-
-        return dump
-
-    def _dump(self, way: str, wanted: frozenset[str], protocol: int, payload: bytes) -> None:
-        name = proto.NAMES.get(protocol, "")
-        if name in wanted or (protocol == proto.CCP and "mppe" in wanted):
-            secret = protocol == proto.PAP or (protocol == proto.EAP and payload[4:5] in _PASSWORD_TYPES)
-            shown = "(contents withheld)" if secret else payload.hex(" ", 2)
-            self.log(logging.INFO, f"layer=base logtype=PktDump {way} proto={name} {len(payload)} octets: {shown}")
 
     # LCP.
 
@@ -529,11 +493,6 @@ class Session(Station):
     def out_of_step(self, reason: str, now: float) -> None:
         self.end(Cause.LOST_SERVICE, reason, now)
 
-    def decrypted(self, frame: bytes, flow: Flow, now: float) -> None:
-        if self.tunnel.dump_in:
-            self._dump("input", self.tunnel.dump_in, frame[1], frame[2:])
-        super().decrypted(frame, flow, now)
-
     # IPCP.
 
     def _make_ipcp(self, state: State) -> Ipcp:
@@ -570,7 +529,7 @@ class Session(Station):
             mru=min(self.mru, room),
             ingress_filter=tunnel.ingress_filter,
             mss_adjust=tunnel.tcp_mss_adjust,
-            send=self._sender(),
+            send=self.sender(),
             encap=encap,
             offload=not self.why_python(),
             fast=tunnel.pipex_fast,
