@@ -127,7 +127,6 @@ class Accountant(Timed):
         self._open = 0
         spool.renewed = self._renewed
         engine.listeners.append(self._notified)
-        wheel.arm(self, clock() + 1)
 
     def recover(self, leftovers: Leftovers) -> int:
         """End the sessions that earlier runs of the daemon have left open; returns how many there were.
@@ -159,6 +158,7 @@ class Accountant(Timed):
             # Not to servers that a reload brings: they may have the database of those before, with live sessions.
             self._on = True
             self._barriers(ACCOUNTING_ON)
+        self._rouse()
 
     def shut(self) -> None:
         """All sessions have ended: say so."""
@@ -223,6 +223,7 @@ class Accountant(Timed):
         self._spool.open(key, Open(realm.name, wall, interval, facts))
         self.delivery.add(realm.name, key, START, int(wall), records.start(int(wall), facts), _flow(session))
         self._open += 1
+        self._rouse()
         if interval:
             self._interims.add(session.id, self._spread(interval, now))
         self._checks.add(session.id, int(now) + FIRST)
@@ -292,8 +293,13 @@ class Accountant(Timed):
 
     # Once a second.
 
+    def _rouse(self) -> None:
+        """See to it, as long as there is anything to see to."""
+        if (self.delivery.lanes or self._open) and not self.due:
+            self._wheel.arm(self, self._clock() + 1)
+
     def expire(self, now: float) -> None:
-        self._wheel.arm(self, now + 1)
+        self._rouse()
         sessions = self._engine.sessions
         left = MAX_INTERIMS
         for ppp_id, second in self._interims.due(now):

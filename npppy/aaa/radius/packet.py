@@ -221,7 +221,7 @@ def encode_request(
 def encode_reply(
     request: Received, code: Code, pairs: Iterable[Pair], secret: bytes, *, message_authenticator: bool = True
 ) -> bytes:
-    """The answer to *request* (RFC 2865 section 3, RFC 5176 section 3.5).
+    """The answer to *request* (RFC 2865 section 3, RFC 5176 section 2.3).
 
     A Message-Authenticator is the first of the attributes, but for an Accounting-Response.  Raises :class:`ValueError`
     for what does not fit.
