@@ -111,7 +111,7 @@ class Daemon:
         self.control.register("daemon", self._state)
         PipexCommands(self.engine, lambda: self.data.backend, self.clock).register(self.control)
         TunnelCommands(lambda: self.l2tp.engine, lambda: self.pptp.engine, self.clock).register(self.control)
-        RadiusCommands(lambda: self.client, lambda: self.spool, lambda: self.dae).register(self.control)
+        RadiusCommands(lambda: self.client, lambda: self.accountant, lambda: self.dae).register(self.control)
         self.control_path = control
         self.journal_path = _journal(control)
         self.stopping = asyncio.Event()
@@ -358,6 +358,8 @@ class Daemon:
         usable = [interface for interface in config.interfaces if interface.name in self.data.tuns]
         self._make_sites(config if len(usable) == len(kept) else _without(config, set(kept) - self.data.tuns.keys()))
         self._configure_realms(config)
+        if config.radius.spool not in (None, self.spool.path):
+            log.warning("reload: radius spool holds from the next start on, this one has %s", self.spool.path)
         self.accountant.configure(config)
         self.dae.reconfigure(config.radius)
         self.engine.configure(config, self.sites, now, self.pools)

@@ -338,9 +338,19 @@ def radius(answer: Answer, out: TextIO) -> None:
     where = printable(done["spool"]) or "in memory"
     oldest = f", the oldest for {elapsed(done['oldest']).rstrip()}" if done["records"] else ""
     out.write(f"Spool: {where}, records that wait: {done['records']}{oldest}\n")
+    if done["delivered"] or done["failures"]:
+        replaced = f", replaced by later ones: {done['replaced']}" if done["replaced"] else ""
+        out.write(f"Delivered: {done['delivered']}, attempts in vain: {done['failures']}{replaced}\n")
     if done["trouble"]:
         out.write(f"It cannot be written: {printable(done['trouble'])}\n")
-    _table(out, ("Realm", "Records"), [(printable(row["realm"]), row["records"]) for row in found["records"]])
+    _table(
+        out,
+        ("Realm", "Records", "Note"),
+        [
+            (printable(row["realm"]), row["records"], "it has no server any more" if row["orphaned"] else "-")
+            for row in found["records"]
+        ],
+    )
     if found["records"]:
         out.write("\n")
     lost = f", answers not sent: {_counts(done['lost'])}" if done["lost"] else ""

@@ -15,9 +15,9 @@ import pytest
 import pytest_asyncio
 
 from npppy import ctl
+from npppy.aaa.radius.accounting import AccountingState
 from npppy.aaa.radius.packet import Code
 from npppy.aaa.radius.server import ServerState
-from npppy.aaa.radius.spool import Spool
 from npppy.control.radius import RadiusCommands
 from npppy.control.server import ControlServer
 from tests.unit.control_fake import START, FakeSubject
@@ -71,8 +71,8 @@ class World:
     def __init__(self) -> None:
         # The client
         self.servers: list[ServerState] = []
-        # The spool, unless there is a real one
-        self.spool: Any = self
+        # Accounting
+        self.delivered = self.failures = self.replaced = 0
         self.path: Path | None = None
         self.depth: Counter[str] = Counter()
         self.trouble = ""
@@ -83,14 +83,30 @@ class World:
         self.lost: Counter[str] = Counter()
         self.places: list[str] = []
 
-    def oldest(self) -> int:
-        return self.event
-
     def listening(self) -> list[str]:
         return self.places
 
     def state(self) -> list[Any]:
         return self.dae.state()
+
+
+class FakeAccountant:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def state(self) -> AccountingState:
+        world = self._world
+        return AccountingState(
+            spool=world.path,
+            lanes=(),
+            waiting={realm: count for realm, count in world.depth.items() if count},
+            orphaned=("OTHER",),
+            oldest=world.event,
+            delivered=world.delivered,
+            failures=world.failures,
+            replaced=world.replaced,
+            trouble=world.trouble,
+        )
 
 
 class FakeClient:
@@ -123,8 +139,8 @@ def path(tmp_path: Path) -> Path:
 @pytest_asyncio.fixture(autouse=True)
 async def server(world: World, path: Path) -> AsyncIterator[ControlServer]:
     server = ControlServer(FakeSubject(), path)
-    client, dae = FakeClient(world), world
-    commands = RadiusCommands(lambda: client, lambda: world.spool, lambda: dae, lambda: START)  # type: ignore[arg-type, return-value]
+    client, accountant, dae = FakeClient(world), FakeAccountant(world), world
+    commands = RadiusCommands(lambda: client, lambda: accountant, lambda: dae, lambda: START)  # type: ignore[arg-type, return-value]
     commands.register(server)
     await server.start()
     yield server
@@ -141,6 +157,7 @@ def busy(world: World) -> None:
     world.path = Path("/var/spool/npppy/radius.db")
     world.depth.update({"RADIUS": 12, "OTHER": 3, "EMPTY": 0})
     world.event = int(START) - 7261
+    world.delivered, world.failures, world.replaced = 1000, 7, 2
     world.trouble = "disk\x1b full"
     world.places = ["0.0.0.0:3799", "[::]:3799"]
     world.lost["ENETUNREACH"] = 1
@@ -166,11 +183,12 @@ Server              For   Answers  Accepts  Rejects  Challenges  Not counted
 [2001:db8::1]:1813  acct        0        0        0           0  authenticator=2, \\x1bmalformed=1
 
 Spool: /var/spool/npppy/radius.db, records that wait: 15, the oldest for 7261 sec (2 hours and 1 minute)
+Delivered: 1000, attempts in vain: 7, replaced by later ones: 2
 It cannot be written: disk\\x1b full
 
-Realm   Records
-OTHER         3
-RADIUS       12
+Realm   Records  Note
+OTHER         3  it has no server any more
+RADIUS       12  -
 
 Dynamic authorization: listening 0.0.0.0:3799, [::]:3799, packets from strangers: 1, answers not sent: ENETUNREACH=1
 
@@ -192,17 +210,6 @@ async def test_nothing_of_it(world: World, path: Path, capsys: pytest.CaptureFix
         "Spool: in memory, records that wait: 0\n"
         "Dynamic authorization: listening nowhere, packets from strangers: 0\n"
     )
-
-
-async def test_a_real_spool(world: World, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    world.spool = Spool(None, START)
-    world.spool.add("RADIUS", 0, 1, int(START) - 5, b"")
-    world.spool.add("RADIUS", 0, 1, int(START), b"")
-    assert await npppyctl(path, "radius") == 0
-    assert capsys.readouterr().out.startswith(
-        "Spool: in memory, records that wait: 2, the oldest for 5 sec\n\nRealm   Records\nRADIUS        2\n\n"
-    )
-    world.spool.close()
 
 
 async def test_json(world: World, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +238,7 @@ async def test_json(world: World, path: Path, capsys: pytest.CaptureFixture[str]
         "queued": 5,
         "sockets": 2,
     }
-    assert rows[3] == {"what": "records", "realm": "RADIUS", "records": 12}
+    assert rows[3] == {"what": "records", "realm": "RADIUS", "records": 12, "orphaned": False}
     assert rows[4] == {
         "what": "client",
         "address": "192.0.2.10",
@@ -250,6 +257,9 @@ async def test_json(world: World, path: Path, capsys: pytest.CaptureFixture[str]
         "spool": "/var/spool/npppy/radius.db",
         "records": 15,
         "oldest": 7261,
+        "delivered": 1000,
+        "failures": 7,
+        "replaced": 2,
         "trouble": "disk\x1b full",
         "listen": ["0.0.0.0:3799", "[::]:3799"],
         "strangers": 1,

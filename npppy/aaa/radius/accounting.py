@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ...config.model import Config, Radius, Realm
@@ -56,6 +57,8 @@ _SLICE: Final = 1000
 class AccountingState:
     """Accounting, for who looks on."""
 
+    #: The file of the spool; None: it is in memory.
+    spool: Path | None
     lanes: tuple[LaneState, ...]
     #: Records that wait, by realm.
     waiting: dict[str, int]
@@ -184,6 +187,7 @@ class Accountant(Timed):
         lanes = tuple(delivery.state())
         known = {realm for lane in lanes for realm in lane.realms}
         return AccountingState(
+            spool=spool.path,
             lanes=lanes,
             waiting=waiting,
             orphaned=tuple(realm for realm in waiting if realm not in known),
