@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..aaa.base import Answer, Proof
+from ..aaa.base import Answer, Pending, Proof
 from ..cursor import Cursor
 from .fsm import Host
 
@@ -14,6 +14,21 @@ def parse(packet: bytes) -> tuple[int, int, Cursor]:
     cursor = Cursor(packet)
     code, identifier, length = cursor.u8(), cursor.u8(), cursor.u16()
     return code, identifier, cursor.sub(length - 4)
+
+
+class Asking:
+    """A login under way."""
+
+    __slots__ = ("again", "pending", "since", "state")
+
+    def __init__(self, state: bytes = b"", *, again: bool = False) -> None:
+        #: What the server wants to have back with the peer's answer.
+        self.state = state
+        #: Whether a session that is up must say again who it is.
+        self.again = again
+        self.pending: Pending | None = None
+        #: When it was handed over.
+        self.since = 0.0
 
 
 class LoginHost(Host, Protocol):

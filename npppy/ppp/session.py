@@ -21,6 +21,7 @@ from .fsm import State
 from .ipcp import Ipcp
 from .lcp import DEFAULT_ACCM, Lcp, LcpPolicy
 from .link import Call, Link, Proxy
+from .login import Asking
 from .mppe import OVERHEAD as MPPE_LEN
 from .pap import PapServer
 from .privacy import Privacy, required, title, wanted
@@ -49,8 +50,7 @@ class Session(Dumped):
     """One per call.  At rest it is this record and its entry in the data path (design, rule 4)."""
 
     __slots__ = (
-        "_again",
-        "_asked",
+        "_asking",
         "_chatter",
         "_closed",
         "_counters",
@@ -60,8 +60,6 @@ class Session(Dumped):
         "_echoes",
         "_encap",
         "_limited",
-        "_pending",
-        "_state",
         "_sworn",
         "address",
         "authentic",
@@ -116,17 +114,12 @@ class Session(Dumped):
         self._encap: object = None
         # Whether data was encrypted once, and so is never to pass in the clear any more.
         self._sworn = False
-        # What the server wants to have back with the peer's next packet of EAP.
-        self._state = b""
-        # Whether a session that is up must say again who it is.
-        self._again = False
+        # While the peer is asked who it is.
+        self._asking: Asking | None = None
         # Since when its realm's session-timeout runs.
         self._limited = now
         # How a LAC has authenticated the peer; "": LCP was negotiated here.
         self._dialin = ""
-        self._pending: Pending | None = None
-        # When the login that is pending was handed over.
-        self._asked = now
         # Of the flows that are closed already, and the last of them, as long as it may count a packet yet.
         self._counters = _NOTHING
         self._closed: Flow | None = None
@@ -288,8 +281,8 @@ class Session(Dumped):
 
     # Authentication.
 
-    def _authenticate(self, now: float) -> None:
-        """Ask the peer who it is."""
+    def _authenticate(self, now: float, *, again: bool = False) -> None:
+        """Ask the peer who it is; *again*: it has said so before, and is up."""
         assert self.auth is not None
         if self.auth is AuthMethod.PAP:
             self.auth_server = PapServer(self)
@@ -297,7 +290,7 @@ class Session(Dumped):
             self.auth_server = EapServer(self)
         else:
             self.auth_server = ChapServer(self, self.auth)
-        self._state = self.profile.state
+        self._asking = Asking(self.profile.state, again=again)
         self.auth_server.start(now)
 
     def chap_name(self) -> bytes:
@@ -314,6 +307,7 @@ class Session(Dumped):
             # Since a reload: its limits, its address and its accounts are those of the old one.
             self.end(Cause.NAS_REQUEST, f"its realm is {login.realm.name} now", now)
             return
+        asking = self._asking = self._asking or Asking()
         request = Request(
             session=self.id,
             acct_session_id=self.acct_session_id,
@@ -325,23 +319,32 @@ class Session(Dumped):
             link=self.call.link,
             check_calling_number=self.tunnel.callnum_check,
             keys=wanted(self.tunnel),
-            state=self._state,
+            state=asking.state,
             address=self.address,
             mtu=self.peer_mru,
         )
         # The bound on the negotiation is the peer's; it stands still while we are asked.
         self.wheel.disarm(self)
-        self._asked = now
+        asking.since = now
 
         def done(answer: Answer, at: float) -> None:
-            self._resume_clock(at)
+            self._resume_clock(asking, at)
             self._answered(login, answer, at)
 
-        self._pending = self.engine.aaa.authenticate(request, done, now)
+        asking.pending = self.engine.aaa.authenticate(request, done, now)
 
-    def _resume_clock(self, now: float) -> None:
-        self._pending = None
-        self._deadline += now - self._asked
+    @property
+    def _pending(self) -> Pending | None:
+        """What a server is asked."""
+        return None if self._asking is None else self._asking.pending
+
+    @property
+    def _again(self) -> bool:
+        return self._asking is not None and self._asking.again
+
+    def _resume_clock(self, asking: Asking, now: float) -> None:
+        asking.pending = None
+        self._deadline += now - asking.since
         if self.phase is Phase.UP:
             self._arm_rest(now)
         else:
@@ -351,7 +354,8 @@ class Session(Dumped):
         server = self.auth_server
         assert server is not None
         if isinstance(answer, Challenge):
-            self._state = answer.state
+            if self._asking is not None:
+                self._asking.state = answer.state
             if self.phase is Phase.AUTHENTICATE:
                 # The server may give the peer more time than we would: a token card has to be found.
                 self._deadline = max(self._deadline, now + answer.timeout)
@@ -392,7 +396,7 @@ class Session(Dumped):
         if self._again:
             # It has only said again who it is.  The keys stay: they change with CCP alone; and IPCP or CCP, if they
             # negotiate anew meanwhile, go on.
-            self._again = False
+            self._asking = None
             if self.phase is Phase.UP:
                 self._arm_rest(now)
                 self.settle()
@@ -461,8 +465,7 @@ class Session(Dumped):
             # PAP cannot be asked again, and what a LAC has asked by may not be ours.
             self.end(Cause.SESSION_TIMEOUT, f"it has lasted {timeout} s", now)
         else:
-            self._again = True
-            self._authenticate(now)
+            self._authenticate(now, again=True)
             self._arm_rest(now)
 
     # Encryption.
@@ -579,6 +582,8 @@ class Session(Dumped):
         site, tunnel = self.site, self.tunnel
         assert site is not None
         self.phase = Phase.UP
+        # Of no use until it negotiates anew, and then it is another: no number of its own need rest here.
+        self._deadline = 0.0
         self._echoes = 0
         self._echo_at = now + tunnel.lcp_keepalive_interval
         if self.up_since is None:
@@ -626,7 +631,7 @@ class Session(Dumped):
             and (ipcp is None or ipcp.state is State.OPENED)
             and (privacy is None or privacy.settle())
         ):
-            self.lcp = self.ipcp = self.auth_server = None
+            self.lcp = self.ipcp = self.auth_server = self._asking = None
             if self.mppe is None:
                 # CCP has been refused, and will not be heard again.
                 self.privacy = None
@@ -771,10 +776,10 @@ class Session(Dumped):
 
     def _stop_upper(self, now: float) -> None:
         """Stop authentication and data."""
-        self._again = False
-        if self._pending is not None:
-            self._pending.cancel()
-            self._resume_clock(now)
+        asking, self._asking = self._asking, None
+        if asking is not None and asking.pending is not None:
+            asking.pending.cancel()
+            self._resume_clock(asking, now)
         if self.auth_server is not None:
             self.auth_server.stop()
             self.auth_server = None
