@@ -72,6 +72,16 @@ def test_accept(rig: Rig) -> None:
     assert asked.integer("NAS-IP-Address") == 0xC0000201
 
 
+def test_a_filter_that_is_not_there_is_told_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("guests\x1b", "2000/1000", "guests\x1b"):
+        rig.one.reply = [("Filter-Id", name)]
+        answer = rig.login()
+        assert isinstance(answer, Accept)
+        assert answer.profile.filter_id == name
+    (line,) = (record.getMessage() for record in caplog.records if "Filter-Id" in record.getMessage())
+    assert line.startswith('realm ISP: Filter-Id "guests\\x1b" is no rate')
+
+
 def test_reject(rig: Rig) -> None:
     rig.one.code, rig.one.reply = Code.ACCESS_REJECT, [("Reply-Message", "no")]
     assert rig.login() == Reject(reason='rejected by the server: "no"', message="no")

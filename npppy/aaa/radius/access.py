@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final
@@ -9,16 +10,22 @@ from typing import Final
 from ...config.model import Radius, Realm
 from ...config.users import User
 from ...ppp.link import Link
-from ..base import Answer, Challenge, Chap, Failed, MsChapV1, Pap, Pending, Reject, Request
+from ...text import printable
+from ..base import Accept, Answer, Challenge, Chap, Failed, MsChapV1, Pap, Pending, Reject, Request
 from . import answer
 from .client import Client, Exchange
 from .packet import MAX_PASSWORD, MAX_VALUE, Code, Pair, Received
+from .rates import filter_id
 from .request import access_pairs, told_name
 from .server import Server
 
 #: Seconds after which a peer that was asked by EAP will not come back, and how many are remembered.
 ABANDONED: Final = 300.0
 MAX_ASKED: Final = 16384
+#: Names of filters that are logged, each once.
+MAX_FILTERS: Final = 100
+
+log = logging.getLogger("npppy.radius")
 
 
 class RadiusLogins:
@@ -30,6 +37,8 @@ class RadiusLogins:
         self._user: Callable[[Realm, str], User | None] = _nobody
         # Who has asked last, by EAP, for a session and a realm; the oldest first.  The others know nothing of it.
         self._asked: OrderedDict[tuple[int, str], tuple[Server, float]] = OrderedDict()
+        # Filter-Ids that say nothing to us, as has been logged.
+        self._filters: set[str] = set()
 
     def configure(self, radius: Radius, user: Callable[[Realm, str], User | None]) -> None:
         """Take a configuration; *user* tells what a realm's users-file, which supplements its servers, has."""
@@ -66,12 +75,23 @@ class RadiusLogins:
                 read = answer.accept(reply, request, user)
         else:
             read = answer.reject(reply, request)
+        if isinstance(read, Accept) and read.profile.filter_id:
+            self._look_at(read.profile.filter_id, realm)
         self._asked.pop(key, None)
         if isinstance(read, Challenge):
             self._asked[key] = server, now
             while len(self._asked) > MAX_ASKED or next(iter(self._asked.values()))[1] < now - ABANDONED:
                 self._asked.popitem(last=False)
         return read
+
+    def _look_at(self, name: str, realm: Realm) -> None:
+        """Who relies on a filter should hear that there is none."""
+        if name not in self._filters and len(self._filters) < MAX_FILTERS and not filter_id(name):
+            self._filters.add(name)
+            log.warning(
+                'realm %s: Filter-Id "%s" is no rate, and there are no filters: sessions go without',
+                *(realm.name, printable(name[:100])),
+            )
 
 
 class _Login(Exchange):
