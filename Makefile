@@ -6,13 +6,15 @@ SYSCONFDIR ?= /etc
 CONF ?= conf/npppd.conf
 # Seconds that the tests inside the guest may take.
 GUEST_TIMEOUT ?= 1200
+# Guests that share them: most of the time of a test is waiting. An emulated processor has no time left.
+GUESTS ?= $(if $(NPPPY_UML),3,1)
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 ROOT := $(filter 0,$(shell id -u))
 # A guest that is not a given user-mode kernel is QEMU.
 PACKAGES := venv run demo test $(if $(NPPPY_UML),,qemu)
-RESULTS := build/test
+SUITES := $(BIN)/python -m tests.suites --guest-timeout $(GUEST_TIMEOUT)
 MAN := $(wildcard conf/*.1 conf/*.5 conf/*.8)
 APP := $(PREFIX)/lib/npppy
 UNIT := $(PREFIX)/lib/systemd/system/npppyd.service
@@ -51,19 +53,14 @@ demo: need-root ## subscribers, npppyd and what it serves, on this machine (root
 	@$(MAKE) -s .venv/stamp
 	@$(BIN)/python scripts/demo.py
 
-# The guest, which is one processor's work, runs beside the rest and tells what it found when that has ended.
+# build/test has the log of each suite while it runs.
 .PHONY: test
-test: ## all suites; without root those that need none
+test: ## all suites, side by side; without root those that need none
 	@scripts/packages $(if $(ROOT),$(PACKAGES),venv)
 	@$(MAKE) -s .venv/stamp
-	@mkdir -p $(RESULTS); rm -f $(RESULTS)/*
 	@$(if $(ROOT),$(if $(NPPPY_UML),:,$(BIN)/python -m tests.guest.kernel >/dev/null || :),\
 	  echo "left out without root: the tests marked root, and those inside a kernel that has PPP (marked guest)")
-	@failed=; guest=; trap '[ -z "$$guest" ] || kill $$guest' EXIT; trap 'exit 130' INT TERM; \
-	$(if $(ROOT),$(MAKE) -s run-guest >$(RESULTS)/guest.log 2>&1 & guest=$$!; echo "beside it: $(RESULTS)/guest.log";) \
-	$(PYTEST) -m "not guest" --junitxml=$(RESULTS)/host.xml || failed=1; \
-	[ -z "$$guest" ] || { wait $$guest || failed=1; guest=; cat $(RESULTS)/guest.log; }; \
-	[ -z "$$failed" ]
+	@$(SUITES) $(if $(ROOT),root:2 guest:$(GUESTS)) plain
 
 .PHONY: test-unit
 test-unit: venv ## what needs neither root nor a guest: seconds
@@ -78,13 +75,8 @@ test-root: need-root ## what needs root and network namespaces
 .PHONY: test-guest
 test-guest: need-root ## what runs inside a kernel that has PPP, with real peers (root)
 	@scripts/packages $(PACKAGES)
-	@$(MAKE) -s .venv/stamp run-guest
-
-.PHONY: run-guest
-run-guest:
-	@mkdir -p $(RESULTS)
-	@$(BIN)/python -m tests.guest.run --timeout $(GUEST_TIMEOUT) --share $(RESULTS) -- \
-	  $(PYTEST) -m guest -p no:cacheprovider --junitxml=$(RESULTS)/guest.xml
+	@$(MAKE) -s .venv/stamp
+	@$(SUITES) guest:$(GUESTS)
 
 .PHONY: test-full
 test-full: need-root ## the same with nothing skipped, long random runs, and no short cut in an emulated guest (root)
@@ -105,14 +97,15 @@ bpf: ## the BPF programs, compiled into the object that the package has
 
 .PHONY: bench
 bench: need-root ## every figure against its target, into bench/results.jsonl (root)
-	@scripts/packages venv run demo bench
-	@$(MAKE) -s .venv/stamp
+	@scripts/packages venv run demo bench >&2
+	@$(MAKE) -s .venv/stamp >&2
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 .PHONY: bench-peers
-bench-peers: need-root ## npppyd beside Debian's l2tpns, under the same load (root)
-	@scripts/packages venv run demo peers
+bench-peers: need-root ## npppyd beside Debian's l2tpns, and in a guest pppoe-server and xl2tpd, under the same load (root)
+	@scripts/packages venv run demo peers $(if $(NPPPY_UML),,qemu)
 	@$(MAKE) -s .venv/stamp
+	@$(if $(NPPPY_UML),:,$(BIN)/python -m tests.guest.kernel >/dev/null || :)
 	@$(BIN)/python -m bench.peers $(BENCH_ARGS)
 
 .PHONY: run
@@ -141,6 +134,7 @@ install: ## npppyd, npppyctl, npppysim, manual pages, unit and configuration: PR
 	install -m 644 conf/ipsec/* $(DESTDIR)$(SYSCONFDIR)/npppy/ipsec/
 	install -d -m 755 $(DESTDIR)$(SYSCONFDIR)/npppy/freeradius
 	install -m 644 conf/freeradius/* $(DESTDIR)$(SYSCONFDIR)/npppy/freeradius/
+	install -m 644 conf/prometheus.yml $(DESTDIR)$(SYSCONFDIR)/npppy/
 	for file in npppd.conf l2tp.conf pptp.conf radius.conf npppd-users; do \
 	  [ -e $(DESTDIR)$(SYSCONFDIR)/npppy/$$file ] || \
 	    install -m 600 conf/$$file $(DESTDIR)$(SYSCONFDIR)/npppy/ || exit 1; \

@@ -11,19 +11,28 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from npppy.pipex.ebpf.libbpf import BpfError
 
-from . import blocks, mppe, packets, radius, sessions, tcp
+from . import asking, blocks, count, growth, mppe, packets, radius, sessions, storm, tcp
 from .carriers import CARRIERS, L2TP, MPPE, PPPOE, PPTP, Carrier
-from .figures import ROOT, BenchError, Figure, append, commit, machine, table
+from .figures import ROOT, BenchError, Figure, append, commit, document, machine, table
 from .lab import OURS, THEIRS
 
-PARTS = ("setup", "radius", "rest", "ctl", "pipex", "blocks", "tcp")
+PARTS = ("setup", "radius", "rest", "ctl", "growth", "leak", "count", "storm", "pipex", "blocks", "tcp")
 
 #: The share of the machine that others may have before we say so.
 QUIET = 0.05
+
+
+class Growth(NamedTuple):
+    """Sessions beside which set-ups are measured, how many each time, and how often."""
+
+    few: int
+    many: int
+    more: int
+    pairs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +43,20 @@ class Sizes:
     setup_runs: int
     idle: int
     idle_time: float
+    #: Between the echoes of each.
+    idle_every: int
+    #: A second time, with this many; 0: not.
+    idle_large: int
     memory: int
     listed: tuple[int, ...]
+    growth: Growth
+    #: Set-ups after which memory is looked at, and again.
+    leak: tuple[int, int]
+    #: Sessions in 128 MB, and without a limit, and how long all stay.
+    count: tuple[int, int]
+    count_time: float
+    #: Subscribers before a storm, and how long it lasts.
+    storm: tuple[int, float]
     packets: packets.Effort
     #: All rows of L2TP and PPTP.
     whole: bool
@@ -46,19 +67,37 @@ FULL = Sizes(
     setup_runs=3,
     idle=10_000,
     idle_time=60.0,
+    idle_every=sessions.KEEPALIVE,
+    idle_large=50_000,
     memory=10_000,
     listed=(10_000, 50_000),
-    packets=packets.Effort(many=10_000, pairs=7, kernel_time=0.25, user_time=0.5, encrypted=1_000_000),
+    growth=Growth(growth.FEW_SESSIONS, growth.MANY_SESSIONS, 500, 9),
+    leak=(growth.WARM, growth.WORN),
+    count=(count.SMALL, count.LARGE),
+    count_time=45.0,
+    storm=(1000, 8.0),
+    packets=packets.Effort(
+        many=10_000, pairs=7, kernel_time=0.25, user_time=0.5, delivered=1_000_000, encrypted=1_000_000
+    ),
     whole=True,
 )
 QUICK = Sizes(
     setup=500,
     setup_runs=1,
-    idle=1000,
-    idle_time=10.0,
-    memory=2000,
+    idle=250,
+    idle_time=5.0,
+    idle_every=5,
+    idle_large=0,
+    memory=1000,
     listed=(2000,),
-    packets=packets.Effort(many=2000, pairs=3, kernel_time=0.1, user_time=0.2, encrypted=100_000),
+    growth=Growth(growth.FEW_SESSIONS, 2000, 250, 3),
+    leak=(500, 1500),
+    count=(500, 500),
+    count_time=1.0,
+    storm=(300, 2.0),
+    packets=packets.Effort(
+        many=1000, pairs=2, kernel_time=0.1, user_time=0.2, delivered=200_000, encrypted=50_000
+    ),
     whole=False,
 )
 
@@ -77,7 +116,9 @@ def figures(part: str, carriers: Sequence[Carrier], sizes: Sizes) -> Iterator[Fi
     elif part == "rest":
         if PPPOE in carriers:
             yield from sessions.base()
-            yield from sessions.rest(PPPOE, sizes.idle, sizes.idle_time, sizes.memory)
+            yield from sessions.rest(PPPOE, sizes.idle, sizes.idle_time, sizes.memory, every=sizes.idle_every)
+            if sizes.idle_large:
+                yield from sessions.idle(PPPOE, sizes.idle_large, sizes.idle_time)
         for carrier in carriers:
             if carrier is not PPPOE:
                 yield from sessions.rest(carrier, sizes.idle if sizes.whole else 0, sizes.idle_time, sizes.memory)
@@ -85,9 +126,25 @@ def figures(part: str, carriers: Sequence[Carrier], sizes: Sizes) -> Iterator[Fi
                     yield from sessions.rest(carrier, 0, 0, sizes.memory, own=True)
         if PPTP in carriers and sizes.whole:
             yield from sessions.rest(MPPE, 0, 0, sizes.memory)
+    elif part == "leak":
+        for carrier in carriers:
+            if carrier is PPPOE or sizes.whole:
+                yield from growth.leak(carrier, *sizes.leak)
+    elif part == "storm":
+        for carrier in carriers:
+            if carrier is PPPOE or sizes.whole:
+                yield from storm.measure(carrier, *sizes.storm)
+            if carrier is not PPPOE and sizes.whole:
+                yield from storm.measure(carrier, *sizes.storm, own=True)
+        if PPPOE in carriers and sizes.whole:
+            yield from storm.radius(*sizes.storm)
     elif part == "pipex":
         for carrier in carriers:
-            yield from packets.measure(carrier, sizes.packets, carrier is PPPOE or sizes.whole)
+            if sizes.whole:
+                yield from packets.measure(carrier, sizes.packets)
+            else:
+                some = packets.TARGETS, packets.SIZES[:1]
+                yield from packets.measure(carrier, sizes.packets, *some, one=carrier is PPPOE)
         if L2TP in carriers and sizes.whole:
             yield from packets.variants(sizes.packets)
         if PPTP in carriers:
@@ -95,9 +152,14 @@ def figures(part: str, carriers: Sequence[Carrier], sizes: Sizes) -> Iterator[Fi
     elif PPPOE not in carriers:
         return
     elif part == "radius":
-        yield from radius.measure(sizes.setup, sizes.setup_runs)
+        yield from radius.measure(sizes.setup, sizes.setup_runs, sizes.whole)
     elif part == "ctl":
-        yield from sessions.listing(sizes.listed)
+        yield from asking.measure(sizes.listed)
+    elif part == "growth":
+        yield from growth.setup(*sizes.growth)
+    elif part == "count":
+        yield from count.limited(sizes.count[0], sizes.count_time)
+        yield from count.machine(sizes.count[1], sizes.count_time)
     elif part == "blocks":
         yield from blocks.measure(sizes.packets)
     else:
@@ -118,11 +180,16 @@ def _busy() -> float:
     return (used_now - used) / (total_now - total)
 
 
+def say(line: str) -> None:
+    """To who watches; standard output is for what came of it."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def warn_if_busy() -> None:
     """Say so if this machine has something else to do."""
     busy = _busy()
     if busy > QUIET:
-        print(f"others take {busy:.0%} of this machine: figures by the wall mean little, those of a core are too low")
+        say(f"others take {busy:.0%} of this machine: figures by the wall mean little, those of a core are too low")
 
 
 def compile_all() -> None:
@@ -139,11 +206,12 @@ def main() -> int:
     """0 if all was measured, whatever came out; 1 if a measurement failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure npppy; see bench/README.md.")
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (all)")
-    alone = "that alone; radius, ctl, blocks and tcp are of pppoe"
+    alone = "that alone; setup, rest, leak, storm and pipex know of others than pppoe"
     parser.add_argument("--carrier", choices=tuple(CARRIERS), help=alone)
-    parser.add_argument("--quick", action="store_true", help="less of everything: three minutes at most")
+    parser.add_argument("--quick", action="store_true", help="less of everything: three minutes")
     parser.add_argument("--sessions", type=int, metavar="N", help="so many in parts setup, radius, pipex and blocks")
     parser.add_argument("--pairs", type=int, metavar="N", help="so many pairs of runs in parts pipex, blocks and tcp")
+    parser.add_argument("--json", action="store_true", help="all figures as one JSON object, instead of the table")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results.jsonl", metavar="FILE")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
@@ -161,33 +229,39 @@ def main() -> int:
     os.sched_setaffinity(0, {THEIRS})
     try:
         carriers = [CARRIERS[given.carrier]] if given.carrier else list(CARRIERS.values())
-        return _measure(given.parts or PARTS, carriers, sizes, given.results)
+        return _measure(given.parts or PARTS, carriers, sizes, given)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
 
 
-def _measure(parts: Sequence[str], carriers: Sequence[Carrier], sizes: Sizes, results: Path) -> int:
-    print(f"{machine()}, commit {commit()}", flush=True)
+def _measure(parts: Sequence[str], carriers: Sequence[Carrier], sizes: Sizes, given: argparse.Namespace) -> int:
+    say(f"{machine()}, commit {commit()}")
     if OURS == THEIRS:
-        print("one core for all: what is measured by the wall is npppyd and its peers together")
+        say("one core for all: what is measured by the wall is npppyd and its peers together")
     warn_if_busy()
     compile_all()
     began = time.monotonic()
     found: list[Figure] = []
-    failed = False
+    failed = []
     for part in parts:
-        print(f"  {part} ...", file=sys.stderr, flush=True)
+        say(f"  {part} ...")
+        begun = time.monotonic()
         try:
             for figure in figures(part, carriers, sizes):
                 found.append(figure)
-                append(results, figure)
+                append(given.results, figure)
         except (BenchError, BpfError, OSError) as error:
-            print(f"bench: {part} failed: {error}", file=sys.stderr)
-            failed = True
+            say(f"bench: {part} failed: {error}")
+            failed.append(part)
+        say(f"  {part}: {time.monotonic() - begun:.0f} s")
     warn_if_busy()
-    print(table(found))
-    print(f"{time.monotonic() - began:.0f} s; kept in {results}")
+    took = time.monotonic() - began
+    if given.json:
+        print(document(found, quick=given.quick, seconds=round(took), failed=failed))
+    else:
+        print(table(found))
+        print(f"{took:.0f} s; kept in {given.results}")
     return 1 if failed else 0
 
 

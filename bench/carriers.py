@@ -79,7 +79,7 @@ class Carrier:
 
     def tunnels(self, count: int) -> tuple[str, ...]:
         """Arguments of npppysim for sessions in so many tunnels; PPPoE has none."""
-        return () if self is PPPOE else ("--tunnels", str(count))
+        return () if self.name == PPPOE.name else ("--tunnels", str(count))
 
 
 class PppoeSession(NamedTuple):

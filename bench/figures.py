@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,9 +60,23 @@ def commit() -> str | None:
 
 def append(path: Path, figure: Figure) -> None:
     """Add a line of JSON to the file."""
-    facts = {key: round(it, 4) if isinstance(it, float) else it for key, it in asdict(figure).items()}
     with path.open("a") as file:
-        file.write(json.dumps(facts | {"machine": machine(), "commit": commit()}) + "\n")
+        file.write(json.dumps(_facts(figure) | {"machine": machine(), "commit": commit()}) + "\n")
+
+
+def document(figures: Iterable[Figure], **facts: object) -> str:
+    """All of them as a JSON object, with *facts* beside what is known of each run."""
+    rows = []
+    for figure in figures:
+        row = _facts(figure)
+        row["ratio"] = round(figure.value / figure.target, 4) if figure.target else None
+        row["met"] = None if figure.target is None else figure.met
+        rows.append(row)
+    return json.dumps({"machine": machine(), "commit": commit(), **facts, "figures": rows}, indent=1)
+
+
+def _facts(figure: Figure) -> dict[str, Any]:
+    return {key: round(it, 4) if isinstance(it, float) else it for key, it in asdict(figure).items()}
 
 
 def number(value: float | None) -> str:
@@ -71,7 +86,8 @@ def number(value: float | None) -> str:
 
 
 def table(figures: Iterable[Figure]) -> str:
-    rows = [("figure", "value", "unit", "target", "of target", "", "baseline", "of baseline")]
+    """For people, with the machine at its head."""
+    rows = [("figure", "value", "unit", "target", "ratio", "", "baseline", "ratio")]
     for figure in figures:
         target, baseline = figure.target, figure.baseline
         rows.append(
@@ -89,7 +105,8 @@ def table(figures: Iterable[Figure]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     # Words to the left, numbers to the right.
     sides = "<><>><>>"
-    return "\n".join(
+    lines = (
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
         for row in rows
     )
+    return "\n".join((f"{machine()}, commit {commit()}", "", *lines))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from npppy.pipex.ebpf.layout import REF
 from npppy.pipex.ebpf.libbpf import Program, library
 
 from .figures import BenchError
@@ -184,7 +185,7 @@ def map_memory(pid: int) -> tuple[int, int]:
             fields = dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
             if "map_type" in fields:
                 octets[fields["map_id"]] = int(fields["memlock"])
-                # In the largest hashes each session has an entry.
-                if fields["map_type"] == _HASH:
+                # In the hashes that lead to sessions each has an entry; in that of MPPE's keys it has two.
+                if fields["map_type"] == _HASH and int(fields["value_size"]) == REF.size:
                     sessions = max(sessions, int(fields["max_entries"]))
     return sum(octets.values()), sessions

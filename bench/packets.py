@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .carriers import CHECKSUM, FEW, PPPOE, SEQUENCE, Carrier, Session
@@ -17,8 +17,6 @@ from .wire import Stream, Wire, ethernet, udp
 #: Octets of an IPv4 packet.
 SIZES = (64, 1400)
 WAYS = ("up", "down")
-#: Delivered each way while it is counted what reaches Python.
-DELIVERED = 1_000_000
 #: Packets a second that are sent through Python, which takes fewer.
 OFFERED = 500_000
 
@@ -37,8 +35,9 @@ class Effort:
     pairs: int
     kernel_time: float
     user_time: float
-    #: Packets of an encrypted session that are delivered each way while it is counted what reaches Python, which has
-    #: to encrypt those up before.
+    #: Packets that are delivered each way while it is counted what reaches Python; and of an encrypted session, where
+    #: Python has to encrypt those up before.
+    delivered: int
     encrypted: int
 
 
@@ -104,25 +103,27 @@ class Frames:
         return len(arriving[0]) - size + self._header
 
 
-def measure(carrier: Carrier, effort: Effort, whole: bool = True) -> Iterator[Figure]:
+def measure(
+    carrier: Carrier, effort: Effort, kinds: Iterable[str] = KINDS, sizes: Sequence[int] = SIZES, *, one: bool = True
+) -> Iterator[Figure]:
     """Python, and the kernel both ways, each against plain forwarding in turn.
 
-    Not *whole*: the kernel alone, with many sessions.
+    *sizes*: with many sessions; *one*: with one session, too, and packets of all sizes.
     """
     check_untimed()
     reached = 0
-    for kind in KINDS if whole else TARGETS:
+    for kind in kinds:
         with Lab(carrier) as lab, contextlib.ExitStack() as stack:
             pipex, forward = ("user", "stack") if kind == "user" else ("ebpf", kind)
             daemon = lab.npppyd(users=effort.many, method="pap", pipex=pipex, forward=forward)
             sessions = dial(lab, daemon, 1)
             bed = Bed(lab, daemon, kind, stack)
-            if whole:
+            if one:
                 yield from _rows(bed, sessions, effort)
             sessions += dial(lab, daemon, effort.many - 1)
-            yield from _rows(bed, sessions, effort)
+            yield from _rows(bed, sessions, effort, sizes=sizes)
             if kind != "user":
-                reached += _count_reached(bed, sessions)
+                reached += _count_reached(bed, sessions, effort.delivered)
     name = carrier.figure("python_packets")
     yield Figure(name=name, value=reached, unit="packets", target=0, better="lower")
 
@@ -237,11 +238,11 @@ def tell_pairs(name: str, values: Sequence[float]) -> None:
     print(f"    {name}: {' '.join(f'{value:.3g}' for value in values)}", file=sys.stderr, flush=True)
 
 
-def _count_reached(bed: Bed, sessions: Sequence[Session]) -> int:
+def _count_reached(bed: Bed, sessions: Sequence[Session], delivered: int) -> int:
     """Packets that reach Python while so many are delivered each way."""
     bed.reached.count()
     for way in WAYS:
         stream = bed.frames.sessions(way, SIZES[0], sessions)
         bed.wire.load(stream)
-        bed.wire.deliver(stream, DELIVERED)
+        bed.wire.deliver(stream, delivered)
     return bed.reached.count()

@@ -117,14 +117,14 @@ class FreeRadius(Program):
             yield connection
 
 
-class _Lab(Lab):
-    def freeradius(self, users: int, disk: bool = False) -> FreeRadius:
-        """Start a server with so many users; *disk*: with its database beside npppyd's files."""
+class RadiusLab(Lab):
+    def freeradius(self, users: int, *, disk: bool = False, core: int = THEIRS) -> FreeRadius:
+        """Start a server with so many users on this core; *disk*: with its database beside npppyd's files."""
         directory = self.directory / "freeradius"
         place = directory if disk else Path(tempfile.mkdtemp(prefix="npppy-bench-", dir=MEMORY))
         if not disk:
             self._stack.callback(shutil.rmtree, place, ignore_errors=True)
-        with self.net, pinned(THEIRS):
+        with self.net, pinned(core):
             server = FreeRadius(directory, place)
         self._start(server)
         server.wait_ready()
@@ -141,8 +141,8 @@ class _Run(NamedTuple):
 
 def _run(realm: str, method: str, sessions: int, *, ended: bool = False, disk: bool = False) -> _Run:
     """Dial so many, and with *ended* hang up all; *disk*: where the server's database is."""
-    with _Lab() as lab:
-        server = None if realm == LOCAL else lab.freeradius(sessions, disk)
+    with RadiusLab() as lab:
+        server = None if realm == LOCAL else lab.freeradius(sessions, disk=disk)
         accounts = server if realm == ACCOUNTS else None
         daemon = lab.npppyd(users=0 if server else sessions, method=method, realm=realm)
         daemon.wait_idle()
@@ -165,9 +165,12 @@ def _run(realm: str, method: str, sessions: int, *, ended: bool = False, disk: b
         return _Run(spent, sessions / (sessions / summary["rate"] + late))
 
 
-def measure(sessions: int, runs: int) -> Iterator[Figure]:
-    """So many logins by each method, so often; medians.  Each run has a new npppyd and a new server."""
-    for method in METHODS:
+def measure(sessions: int, runs: int, whole: bool = True) -> Iterator[Figure]:
+    """So many logins by each method, so often; medians.  Each run has a new npppyd and a new server.
+
+    Not *whole*: by one method, with nothing on a disk, and without what the server does by itself.
+    """
+    for method in METHODS if whole else (METHOD,):
         local, radius = zip(
             *[(_run(LOCAL, method, sessions), _run(ACCOUNTS, method, sessions)) for _ in range(runs)], strict=True
         )
@@ -175,7 +178,8 @@ def measure(sessions: int, runs: int) -> Iterator[Figure]:
         base = _cost(local, sessions)
         more = _cost(radius, sessions) - base
         yield Figure(name=f"radius.cpu.{method}", value=more, unit="us", better="lower", baseline=base)
-    yield _rate(f"radius.login.{METHOD}.disk", [_run(ACCOUNTS, METHOD, sessions, disk=True) for _ in range(runs)])
+    if whole:
+        yield _rate(f"radius.login.{METHOD}.disk", [_run(ACCOUNTS, METHOD, sessions, disk=True) for _ in range(runs)])
     without, accounted = (
         _cost([_run(realm, METHOD, sessions, ended=True) for _ in range(runs)], sessions)
         for realm in (LOGINS, ACCOUNTS)
@@ -183,7 +187,8 @@ def measure(sessions: int, runs: int) -> Iterator[Figure]:
     # A Start and a Stop.
     record = (accounted - without) / 2
     yield Figure(name="radius.accounting.record", value=record, unit="us", better="lower")
-    yield from _alone()
+    if whole:
+        yield from _alone()
 
 
 def _rate(name: str, runs: Sequence[_Run]) -> Figure:
@@ -203,8 +208,8 @@ def _alone() -> Iterator[Figure]:
         ("acct", ACCT, _start, DISK_REQUESTS, True),
     ):
         requests = [ask(number, *user) for number, user in enumerate(credentials(1, count + 1))]
-        with _Lab() as lab:
-            lab.freeradius(len(requests), disk)
+        with RadiusLab() as lab:
+            lab.freeradius(len(requests), disk=disk)
             # The first is answered while radclient and the server find their files.
             idle = _ask(lab, kind, port, requests[:1])
             took = _ask(lab, kind, port, requests[1:]) - idle

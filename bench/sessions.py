@@ -1,18 +1,17 @@
-"""``setup``, ``memory``, ``idle`` and ``ctl``: what sessions cost as they come up, and while they are there."""
+"""``setup`` and ``rest``: what sessions cost as they come up, and while they are there."""
 
 from __future__ import annotations
 
+import math
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from .carriers import FEW, PPPOE, Carrier
 from .cgroup import MemoryGroup
-from .figures import ROOT, BenchError, Figure
+from .figures import Figure
 from .kernel import map_memory
-from .lab import THEIRS, Lab, Npppyd, Subscribers, pinned
+from .lab import Lab, Npppyd, Subscribers
 
 METHODS = ("pap", "chap", "mschapv2")
 #: Where the method makes no difference.
@@ -22,8 +21,10 @@ METHOD = "mschapv2"
 KEEPALIVE = 30
 #: Seconds after which npppyd has done what it does by itself: it has looked at the users file, in a thread of its own.
 SETTLED = 3.0
-#: How often the sessions are listed.
-LISTINGS = 5
+#: Subscribers that are dialled a second, at the most, where it matters when their echoes are due.
+DIALLED = 1000
+#: What npppyd may take with so many sessions.
+IDLE = {"idle.10000": 1.0, "idle.50000": 3.0}
 
 
 def setup(carrier: Carrier, method: str, sessions: int, runs: int, own: bool = False) -> Iterator[Figure]:
@@ -59,38 +60,56 @@ def base() -> Iterator[Figure]:
         yield Figure(name="memory.base", value=usage / (1 << 20), unit="MiB", target=40, better="lower")
 
 
-def rest(carrier: Carrier, idle: int, seconds: float, memory: int, own: bool = False) -> Iterator[Figure]:
+def idle(carrier: Carrier, count: int, seconds: float) -> Iterator[Figure]:
+    """So many sessions at rest, watched for so long."""
+    with Lab(carrier) as lab:
+        daemon = lab.npppyd(users=count, method=METHOD, keepalive=KEEPALIVE)
+        time.sleep(SETTLED)
+        subscribers, figure = _watch(lab, daemon, count, seconds, KEEPALIVE)
+        subscribers.end()
+        yield figure
+
+
+def _watch(lab: Lab, daemon: Npppyd, count: int, seconds: float, every: int) -> tuple[Subscribers, Figure]:
+    """Dial so many, and watch npppyd with them."""
+    carrier = lab.carrier
+    # In a whole number of intervals: the echoes are spread evenly over them then.
+    time_to_dial = every * math.ceil(count / (every * DIALLED))
+    subscribers = lab.dial(daemon, count, METHOD, *carrier.tunnels(FEW), "--rate", str(count / time_to_dial))
+    subscribers.wait_up()
+    before, began = daemon.cpu(), time.monotonic()
+    time.sleep(seconds)
+    share = (daemon.cpu() - before) / (time.monotonic() - began)
+    name = f"idle.{count}" if carrier is PPPOE else f"idle.{carrier.name}.{count}"
+    figure = Figure(name=name, value=share * 100, unit="% of a core", target=IDLE.get(name), better="lower")
+    return subscribers, figure
+
+
+def rest(
+    carrier: Carrier, idle: int, seconds: float, memory: int, *, own: bool = False, every: int = KEEPALIVE
+) -> Iterator[Figure]:
     """Sessions at rest: *idle* of them, watched for *seconds*, then *memory*, which is as many or more.
 
-    *idle* may be 0; *own*: each session has a tunnel of its own.
+    *idle* may be 0; *own*: each session has a tunnel of its own; *every*: seconds between the echoes of each.
     """
     with MemoryGroup() as group, Lab(carrier) as lab:
-        daemon = lab.npppyd(users=memory, method=METHOD, keepalive=KEEPALIVE, enter=group.enter)
+        daemon = lab.npppyd(users=memory, method=METHOD, keepalive=every, enter=group.enter)
         time.sleep(SETTLED)
-        empty = group.usage()
+        empty = group.held()
         maps, capacity = map_memory(daemon.process.pid)
-
-        def dial(count: int, *options: str) -> Subscribers:
-            tunnels = carrier.tunnels(count if own else FEW)
-            subscribers = lab.dial(daemon, count, METHOD, *tunnels, *options)
-            subscribers.wait_up()
-            return subscribers
 
         dialled = []
         if idle:
-            # As many a second as they will send echoes: these are spread evenly over the interval then.
-            dialled.append(dial(idle, "--rate", str(idle / KEEPALIVE)))
-            before, began = daemon.cpu(), time.monotonic()
-            time.sleep(seconds)
-            share = (daemon.cpu() - before) / (time.monotonic() - began)
-            name = f"idle.{idle}" if carrier is PPPOE else f"idle.{carrier.name}.{idle}"
-            target = 1.0 if name == "idle.10000" else None
-            yield Figure(name=name, value=share * 100, unit="% of a core", target=target, better="lower")
-
+            subscribers, figure = _watch(lab, daemon, idle, seconds, every)
+            dialled.append(subscribers)
+            yield figure
         if memory > idle:
-            dialled.append(dial(memory - idle))
+            more = memory - idle
+            subscribers = lab.dial(daemon, more, METHOD, *carrier.tunnels(more if own else FEW))
+            subscribers.wait_up()
+            dialled.append(subscribers)
             time.sleep(SETTLED)
-        each = (group.usage() - empty) / memory / 1024
+        each = (group.held() - empty) / memory / 1024
         if capacity:
             each += maps / capacity / 1024
         for subscribers in dialled:
@@ -99,30 +118,3 @@ def rest(carrier: Carrier, idle: int, seconds: float, memory: int, own: bool = F
         name = f"memory.{carrier.name}." + ("tunnel" if own else "session") + carrier.variant
         target = None if own or carrier.variant else 3
         yield Figure(name=name, value=each, unit="KiB", target=target, better="lower")
-
-
-def listing(counts: Sequence[int]) -> Iterator[Figure]:
-    """How long ``npppyctl session brief`` takes with so many sessions, rising numbers of them."""
-    with Lab() as lab:
-        # Nobody asks the subscribers, so nobody notices that they have gone, and their work slows nothing down.
-        daemon = lab.npppyd(users=counts[-1], method=METHOD)
-        for count in counts:
-            subscribers = lab.dial(daemon, count - daemon.started, METHOD)
-            subscribers.wait_up()
-            subscribers.end()
-            took = statistics.median(_list(daemon, count) for _ in range(LISTINGS))
-            target = 2.0 if count == 50_000 else None
-            yield Figure(name=f"ctl.brief.{count}", value=took, unit="s", target=target, better="lower")
-
-
-def _list(daemon: Npppyd, count: int) -> float:
-    command = [sys.executable, "-m", "npppy.ctl", "-s", str(daemon.socket), "session", "brief"]
-    with pinned(THEIRS):
-        began = time.monotonic()
-        done = subprocess.run(command, capture_output=True, cwd=ROOT)
-        took = time.monotonic() - began
-    # A line each, and a title of two.
-    lines = done.stdout.count(b"\n") - 2
-    if done.returncode or lines != count:
-        raise BenchError(f"npppyctl lists {lines} of {count} sessions: {done.stderr.decode(errors='replace')}")
-    return took

@@ -30,6 +30,7 @@ from .aaa.radius.socket import opener
 from .aaa.radius.spool import Spool
 from .aaa.radius.spool_file import HeldError
 from .aaa.realms import Realms
+from .admission import Admission
 from .config.loader import ConfigError, load
 from .config.model import Config, Interface, Ipcp
 from .control.pipex import PipexCommands
@@ -38,9 +39,13 @@ from .control.radius import RadiusCommands
 from .control.server import ControlServer, Reply
 from .control.subject import EngineSubject
 from .control.tunnels import TunnelCommands
+from .exporter import Exporter
+from .exporter import ListenError as MetricsListenError
+from .garbage import Garbage
 from .journal import Journal, JournalError
 from .l2tp import ipsec
 from .l2tp.server import L2tpServer, ListenError
+from .metrics import Metrics
 from .pipex.datapath import DataPath, DataPathError
 from .pipex.ebpf.libbpf import BpfError
 from .pipex.ebpf.maps import default_pins
@@ -94,6 +99,7 @@ class Daemon:
         self.clock = time.monotonic
         self.loop = asyncio.get_running_loop()
         self.wheel = Wheel(self.clock())
+        self.admission = Admission(self.loop.call_soon, self.clock)
         self.client = Client(self.wheel, secrets.token_bytes, opener(self.clock), time.time)
         self.logins = RadiusLogins(self.client)
         self.realms = Realms(secrets.token_bytes, self.logins)
@@ -112,6 +118,9 @@ class Daemon:
         PipexCommands(self.engine, lambda: self.data.backend, self.clock).register(self.control)
         TunnelCommands(lambda: self.l2tp.engine, lambda: self.pptp.engine, self.clock).register(self.control)
         RadiusCommands(lambda: self.client, lambda: self.accountant, lambda: self.dae).register(self.control)
+        self.metrics = Metrics(self, self.clock)
+        pages = {"/metrics": self.metrics.totals, "/sessions": self.metrics.sessions}
+        self.exporter = Exporter(pages, self.metrics.answered, self.metrics.full)
         self.control_path = control
         self.journal_path = _journal(control)
         self.stopping = asyncio.Event()
@@ -181,7 +190,13 @@ class Daemon:
         self._make_sites(self.config)
         self.engine.configure(self.config, self.sites, self.clock(), self.pools)
         self.pppoe = PppoeServer(
-            self.config.tunnels, self.engine.open, secrets.token_bytes, self.wheel, self.clock, self.journal
+            self.config.tunnels,
+            self.engine.open,
+            secrets.token_bytes,
+            self.wheel,
+            self.clock,
+            self.journal,
+            self.admission,
         )
         stack.callback(self.pppoe.close)
         try:
@@ -196,6 +211,7 @@ class Daemon:
                 self.clock,
                 self.journal,
                 self.engine.hostname,
+                self.admission,
             )
         except (ipsec.IpsecError, ListenError) as error:
             raise StartError(str(error)) from None
@@ -209,6 +225,7 @@ class Daemon:
                 self.wheel,
                 self.clock,
                 self.engine.hostname,
+                self.admission,
             )
         except PptpListenError as error:
             raise StartError(str(error)) from None
@@ -218,10 +235,18 @@ class Daemon:
         except DaeListenError as error:
             raise StartError(str(error)) from None
         stack.callback(self.dae.close)
+        try:
+            stack.callback(self.exporter.close)
+            self.exporter.listen(self.config.metrics_listen)
+        except MetricsListenError as error:
+            raise StartError(str(error)) from None
         self.links = LinkMonitor(self._link, news=self._follow)
         stack.callback(self.links.close)
         for name in sorted(self.pppoe.interfaces()):
             self.links.watch(name)
+        #: From here on, what is there is there to stay.
+        self.garbage = Garbage()
+        self._due = self.clock()
         self._tick()
         self._follow()
         refreshing = self.loop.create_task(self._refresh_users())
@@ -297,7 +322,13 @@ class Daemon:
             self.data.link(link)
 
     def _tick(self) -> None:
-        self.wheel.advance(self.clock())
+        now = self.clock()
+        self.metrics.lag.observe(max(0.0, now - self._due))
+        # What the wheel does now makes the next one late, too.
+        self._due = now + TICK
+        self.wheel.advance(now)
+        self.admission.tick(self.client.lag(now), self.engine.under_way.room(now))
+        self.garbage.look(self.engine.opened)
         self.loop.call_later(TICK, self._tick)
 
     def _follow(self) -> None:
@@ -362,6 +393,10 @@ class Daemon:
             log.warning("reload: radius spool holds from the next start on, this one has %s", self.spool.path)
         self.accountant.configure(config)
         self.dae.reconfigure(config.radius)
+        try:
+            self.exporter.listen(config.metrics_listen)
+        except MetricsListenError as error:
+            log.error("%s", error)
         self.engine.configure(config, self.sites, now, self.pools)
         before = self.pppoe.interfaces()
         self.pppoe.reconfigure(config.tunnels)
@@ -420,10 +455,14 @@ class Daemon:
             "sessions": len(engine.sessions),
             "half_open": engine.half_open,
             "bound": engine.bound,
-            "refused": engine.refused,
+            "refused": engine.refused.total(),
             "timers": len(self.wheel),
             "addresses": len(self.space),
             "journal": len(self.journal),
+            # Whether what begins has to wait, how often it had to, and calls that were read and wait.
+            "busy": self.admission.closed,
+            "closures": self.admission.closures,
+            "waiting": self.admission.waiting,
             "malformed": dict(engine.malformed),
             "drops": {
                 **{str(port): dict(drops) for port, drops in self.pppoe.engine.drops.items()},

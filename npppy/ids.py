@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from hashlib import blake2s
+
+from .fifo import Fifo
 
 #: 0 stands for no session (RFC 2516 section 5; RFC 2661 section 3.1: no tunnel), 0xFFFF is reserved (RFC 2516
 #: section 4).
 FORBIDDEN = (0, 0xFFFF)
-
-#: Released identifiers that are passed over before they are cut off the list.
-_SLACK = 4096
 
 
 class SessionIds:
@@ -21,14 +19,12 @@ class SessionIds:
     been used, the one that was released first comes first.
     """
 
-    __slots__ = ("_counter", "_head", "_key", "_released")
+    __slots__ = ("_counter", "_key", "_released")
 
     def __init__(self, rng: Callable[[int], bytes]) -> None:
         self._key = rng(16)
         self._counter = 0
-        # A queue: what stands before _head has been given out.
-        self._released = array("H")
-        self._head = 0
+        self._released = Fifo("H")
 
     def take(self) -> int:
         """An identifier that is not in use; 0 if there is none."""
@@ -37,14 +33,7 @@ class SessionIds:
             self._counter += 1
             if session_id not in FORBIDDEN:
                 return session_id
-        if self._head == len(self._released):
-            return 0
-        session_id = self._released[self._head]
-        self._head += 1
-        if self._head >= _SLACK and self._head * 2 >= len(self._released):
-            del self._released[: self._head]
-            self._head = 0
-        return session_id
+        return self._released.pop() if self._released else 0
 
     def release(self, session_id: int) -> None:
         """*session_id* is not in use any more."""

@@ -7,16 +7,19 @@ Addresses are integers.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 from itertools import chain
 
 from .config.model import AddressRange, Ipcp
+from .fifo import Fifo
 
 #: So many released addresses wait at most while there are some that were never given out.  It bounds the memory of a
-#: large pool (an entry takes about 150 octets), and no address is used again before so many others have come back.
+#: large pool, and no address is used again before so many others have come back.
 MAX_WAITING = 32768
+
+#: Places of no use in the midst of a queue before it is made anew.
+_SLACK = 4096
 
 
 class PoolExhausted(Exception):
@@ -86,6 +89,54 @@ class _Ranges:
         return zip(self._firsts, self._lasts, strict=True)
 
 
+class _Waiting:
+    """Free addresses that have been in use, in the order in which they were released."""
+
+    __slots__ = ("_queue", "_stale", "_stales")
+
+    def __init__(self) -> None:
+        self._queue = Fifo("I")
+        # Those that were taken out of turn: of so many of their places, the first ones, they have gone.
+        self._stale: dict[int, int] = {}
+        self._stales = 0
+
+    def __len__(self) -> int:
+        return len(self._queue) - self._stales
+
+    def __iter__(self) -> Iterator[int]:
+        stale = self._stale.copy()
+        for address in self._queue:
+            if stale.get(address):
+                stale[address] -= 1
+            else:
+                yield address
+
+    def add(self, address: int) -> None:
+        self._queue.append(address)
+
+    def first(self) -> int:
+        """Who has waited longest; there is one."""
+        queue, stale = self._queue, self._stale
+        while count := stale.pop(queue.first, 0):
+            address = queue.pop()
+            self._stales -= 1
+            if count > 1:
+                stale[address] = count - 1
+        return queue.first
+
+    def remove(self, address: int) -> None:
+        """One that waits waits no more."""
+        if self.first() == address:
+            self._queue.pop()
+            return
+        self._stale[address] = self._stale.get(address, 0) + 1
+        self._stales += 1
+        if self._stales >= _SLACK and self._stales * 2 >= len(self._queue):
+            self._queue = Fifo("I", self)
+            self._stales = 0
+            self._stale.clear()
+
+
 class Pool:
     """The addresses of an ``ipcp`` block.
 
@@ -96,7 +147,19 @@ class Pool:
     in use, and from the old pools what was released when.
     """
 
-    __slots__ = ("_all", "_dynamic", "_fresh", "_ipcp", "_released", "_reserved", "_space", "size", "used")
+    __slots__ = (
+        "_all",
+        "_dynamic",
+        "_early",
+        "_fresh",
+        "_ipcp",
+        "_passed",
+        "_released",
+        "_reserved",
+        "_space",
+        "size",
+        "used",
+    )
 
     def __init__(self, ipcp: Ipcp, space: AddressSpace, reserved: Iterable[IPv4Address] = ()) -> None:
         self._ipcp = ipcp
@@ -105,13 +168,19 @@ class Pool:
         self._all = _Ranges(ipcp.ranges)
         self._dynamic = _Ranges(piece for piece in ipcp.ranges if piece.dynamic)
         self._fresh = iter(self._dynamic)
-        # Free addresses that have been in use, the least recently released first.
-        self._released: OrderedDict[int, None] = OrderedDict()
+        # So far that has come.
+        self._passed = -1
+        # Free addresses that have been in use; and which addresses have been before that had come to them.
+        self._released = _Waiting()
+        self._early: set[int] = set()
         #: How many addresses there are to give out, and how many of those are in use.
         self.size = len(self._dynamic) - sum(address in self._dynamic for address in self._reserved)
         self.used = sum(map(self._gives, space._used))
         for other in space._pools:
-            self._released.update((address, None) for address in other._released if self._gives(address))
+            for address in filter(self._gives, other._released):
+                if address not in self._early:
+                    self._early.add(address)
+                    self._released.add(address)
         space._pools.append(self)
 
     @property
@@ -125,11 +194,14 @@ class Pool:
 
     def allocate(self) -> int:
         """An address that is in use from now on.  Raises :class:`PoolExhausted`."""
-        address = self._next_fresh() if len(self._released) < MAX_WAITING else None
-        if address is None:
-            if not self._released:
-                raise PoolExhausted(f"ipcp {self._ipcp.name}: all {self.size} addresses are in use")
-            address = next(iter(self._released))
+        fresh = self._next_fresh() if len(self._released) < MAX_WAITING else None
+        if fresh is not None:
+            self._space.adopt(fresh)
+            self._passed = fresh
+            return fresh
+        if not self._released:
+            raise PoolExhausted(f"ipcp {self._ipcp.name}: all {self.size} addresses are in use")
+        address = self._released.first()
         self._space.adopt(address)
         return address
 
@@ -171,16 +243,21 @@ class Pool:
     def _next_fresh(self) -> int | None:
         for address in self._fresh:
             # It may have been claimed, and perhaps released, before its turn has come.
-            if address not in self._space and address not in self._released and address not in self._reserved:
+            if address not in self._early and address not in self._space and address not in self._reserved:
                 return address
+            self._early.discard(address)
+            self._passed = address
         return None
 
     def _taken(self, address: int) -> None:
         if self._gives(address):
             self.used += 1
-            self._released.pop(address, None)
+            if address <= self._passed or address in self._early:
+                self._released.remove(address)
 
     def _freed(self, address: int) -> None:
         if self._gives(address):
             self.used -= 1
-            self._released[address] = None
+            self._released.add(address)
+            if address > self._passed:
+                self._early.add(address)

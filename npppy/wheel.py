@@ -43,8 +43,9 @@ class Wheel:
     def __init__(self, now: float) -> None:
         #: The last tick that was served.
         self.tick = int(now / TICK)
-        # An insertion-ordered dict stands in for a set, so that what was armed first expires first.
-        self._buckets: dict[int, dict[Timed, None]] = {}
+        # By tick, with the tick's own number: one object for all that wait for it.  An insertion-ordered dict stands in
+        # for a set, so that what was armed first expires first.
+        self._buckets: dict[int, tuple[int, dict[Timed, None]]] = {}
         self._ticks: list[int] = []
         # So many buckets there may be before the empty ones are swept out.
         self._room = _SWEEP
@@ -54,22 +55,27 @@ class Wheel:
         self.disarm(timed)
         # Rounded up: nothing expires early.
         due = max(int(when / TICK) + 1, self.tick + 1)
-        timed.due = due
-        bucket = self._buckets.get(due)
-        if bucket is None:
+        found = self._buckets.get(due)
+        if found is None:
             if len(self._buckets) >= self._room:
                 self._sweep()
-            self._buckets[due] = {timed: None}
+            self._buckets[due] = due, {timed: None}
             heappush(self._ticks, due)
         else:
+            due, bucket = found
             bucket[timed] = None
+        timed.due = due
 
     def disarm(self, timed: Timed) -> None:
         """Forget the deadline of *timed*, if it has one."""
-        bucket = self._buckets.get(timed.due)
+        found = self._buckets.get(timed.due)
         timed.due = 0
-        if bucket is not None:
+        if found is not None:
+            bucket = found[1]
             del bucket[timed]
+            if not bucket:
+                # Else it would keep the room that it has had for all.
+                bucket.clear()
 
     def advance(self, now: float) -> None:
         """Expire all that is due at *now*.  What expiring arms anew comes at the next tick, not in this call."""
@@ -78,7 +84,7 @@ class Wheel:
         while ticks and ticks[0] <= target:
             due = heappop(ticks)
             self.tick = due
-            for timed in self._buckets.pop(due):
+            for timed in self._buckets.pop(due)[1]:
                 # Expiring one may have disarmed or moved another of the same tick.
                 if timed.due == due:
                     timed.due = 0
@@ -92,17 +98,17 @@ class Wheel:
     def next(self) -> float | None:
         """The time of the earliest deadline, or None.  It may be early where the deadline was moved."""
         ticks = self._ticks
-        while ticks and not self._buckets[ticks[0]]:
+        while ticks and not self._buckets[ticks[0]][1]:
             del self._buckets[heappop(ticks)]
         return ticks[0] * TICK if ticks else None
 
     def _sweep(self) -> None:
         """Drop the buckets that disarming has emptied: deadlines far away may come and go for days."""
-        self._buckets = {due: bucket for due, bucket in self._buckets.items() if bucket}
+        self._buckets = {due: bucket for due, bucket in self._buckets.items() if bucket[1]}
         self._ticks[:] = self._buckets
         heapify(self._ticks)
         self._room = max(_SWEEP, 2 * len(self._buckets))
 
     def __len__(self) -> int:
         """How many deadlines are set."""
-        return sum(map(len, self._buckets.values()))
+        return sum(len(bucket) for _, bucket in self._buckets.values())

@@ -247,7 +247,8 @@ class Demo:
             f"npppysim-{user}",
             self.sub,
             *(f"{BIN}/npppysim", *(by or ("pppoe", "--interface", "eth0")), "--first", str(number)),
-            *("--user", user, "--password", password, "--auth", auth, "--tun", "--hold", "inf", "--events", "--json"),
+            *("--user", user, "--password", password, "--auth", auth, "--tun", "--hold", "inf"),
+            *("--events", "--report", "json"),
         )
         facts = program.event("up")
         say(f"{user} is up in {facts['ms']} ms: address {facts['address']}, name servers {' '.join(facts['dns'])}")
@@ -256,7 +257,7 @@ class Demo:
     def refused(self, user: str, password: str, auth: str) -> str:
         """A subscriber that must not come up; returns why, as it sees it."""
         told = run(
-            *("ip", "netns", "exec", self.sub, f"{BIN}/npppysim", "pppoe", "--interface", "eth0", "--json"),
+            *("ip", "netns", "exec", self.sub, f"{BIN}/npppysim", "pppoe", "--interface", "eth0", "--report", "json"),
             *("--user", user, "--password", password, "--auth", auth),
             status=1,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+import zlib
 from collections.abc import Generator
 
 import pytest
@@ -17,11 +18,14 @@ from hypothesis import settings
 
 REQUIRE_ALL = bool(os.environ.get("NPPPY_REQUIRE_ALL"))
 GUEST = os.environ.get("NPPPY_GUEST", "")
+#: Which share of the tests this process has (tests/suites.py): "2/3" is the second of three.
+SHARE, SHARES = (int(number) for number in os.environ.get("NPPPY_SHARE", "1/1").split("/"))
 
 # No timing assertions anywhere; the same inputs every time, but for the long run, which looks for new ones.
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+settings.load_profile(PROFILE)
 
 
 @functools.cache
@@ -37,6 +41,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
+        if zlib.crc32(item.nodeid.encode()) % SHARES != SHARE - 1:
+            left.append(item)
+            continue
+        if item.get_closest_marker("long") and PROFILE != "thorough":
+            left.append(item)
+            continue
         if item.get_closest_marker("guest"):
             # An emulated processor is 10 to 20 times slower: the short subset, unless all is asked for.
             if GUEST == "tcg" and not item.get_closest_marker("tcg") and not os.environ.get("NPPPY_GUEST_ALL"):

@@ -1,1 +1,1 @@
-"""``make bench-peers``: npppyd beside Debian's l2tpns, under the same load."""
+"""``make bench-peers``: npppyd beside Debian's l2tpns, xl2tpd and pppoe-server, under the same load."""

@@ -1,4 +1,7 @@
-"""``python -m bench.peers``: npppyd and Debian's l2tpns under the same load, as a table."""
+"""``python -m bench.peers``: npppyd and Debian's servers under the same load, as tables.
+
+l2tpns runs on this machine's kernel; those that need PPP in the kernel run in a guest (see guest.py).
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,20 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from npppy.pipex.ebpf.libbpf import BpfError
 
 from ..__main__ import compile_all, interrupted, warn_if_busy
-from ..figures import BenchError, commit, machine, number
+from ..figures import BenchError, commit, machine
 from ..lab import OURS, THEIRS
+from . import guest
 from .measure import Sizes, memory, packets, setup
+from .rows import Row, table
 
 NAMES = ("npppyd", "l2tpns")
 PARTS = ("setup", "memory", "packets")
+#: That of those who need PPP in the kernel.
+GUEST = "guest"
 METHODS = ("pap", "chap")
 
 FULL = Sizes(setup=2000, runs=3, tunnels=100, many=20_000, memory=10_000, packets=10_000, time=1.0)
@@ -35,14 +41,8 @@ Packets: l2tpns carries them in its process, on its core, offered 1,000,000/s fr
 on the core of the generator, which does all there is to do.  Each packet is checked at the far end."""
 
 
-class Row(NamedTuple):
-    what: str
-    unit: str
-    value: float
-
-
 def rows(name: str, part: str, sizes: Sizes) -> Iterator[Row]:
-    """What one of the two does, in the same order for both."""
+    """What one of the two on this kernel does, in the same order for both."""
     if part == "setup":
         for method in METHODS:
             for tunnels in (1, sizes.tunnels):
@@ -63,51 +63,49 @@ def rows(name: str, part: str, sizes: Sizes) -> Iterator[Row]:
             yield Row(f"packets {way}, {size} octets, {sizes.packets:,} sessions", "/s", rate)
 
 
-def table(found: Sequence[Sequence[Row]], names: Sequence[str]) -> str:
-    """The rows of those, side by side."""
-    lines = [("", "", *names, "" if len(names) == 1 else "ratio")]
-    for both in zip(*found, strict=True):
-        first, *others = both
-        ratio = f"{first.value / others[0].value:.2f}" if others else ""
-        lines.append((first.what, first.unit, *(number(row.value) for row in both), ratio))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    sides = "<<" + ">" * (len(widths) - 2)
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
 def main() -> int:
     """0 if all was measured, whatever came out; 1 if a measurement failed."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description="See bench/README.md.")
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (all)")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join((*PARTS, GUEST))} (all)")
     parser.add_argument("--quick", action="store_true", help="less of everything")
-    parser.add_argument("--only", choices=NAMES, help="one of the two")
+    parser.add_argument("--only", choices=NAMES, help="one of the two, and no guest")
     given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
+    if unknown := set(given.parts) - {*PARTS, GUEST}:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if given.only and GUEST in given.parts:
+        parser.error("--only is of the parts on this kernel")
     if os.geteuid():
         parser.error("needs root")
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, interrupted)
     os.sched_setaffinity(0, {THEIRS})
     names = (given.only,) if given.only else NAMES
+    parts = given.parts or (PARTS if given.only else (*PARTS, GUEST))
     try:
-        return _measure(names, given.parts or PARTS, QUICK if given.quick else FULL)
+        return _measure(names, parts, given.quick)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
 
 
-def _measure(names: Sequence[str], parts: Iterable[str], sizes: Sizes) -> int:
+def _measure(names: Sequence[str], parts: Sequence[str], quick: bool) -> int:
     print(f"{machine()}, commit {commit()}", flush=True)
     if OURS == THEIRS:
         print("one core for all: what is measured by the wall is an LNS and its peers together")
     warn_if_busy()
     compile_all()
+    here = [part for part in parts if part != GUEST]
+    measured = not here or _compare(names, here, QUICK if quick else FULL)
+    if GUEST in parts:
+        measured &= guest.run(quick)
+    warn_if_busy()
+    return 0 if measured else 1
+
+
+def _compare(names: Sequence[str], parts: Iterable[str], sizes: Sizes) -> bool:
+    """Print a table of the two; whether all was measured."""
     found: list[list[Row]] = [[] for _ in names]
-    failed = False
+    measured = True
     for part in parts:
         try:
             fresh = []
@@ -116,14 +114,13 @@ def _measure(names: Sequence[str], parts: Iterable[str], sizes: Sizes) -> int:
                 fresh.append(list(rows(name, part, sizes)))
         except (BenchError, BpfError, OSError) as error:
             print(f"bench: {part} failed: {error}", file=sys.stderr)
-            failed = True
+            measured = False
             continue
         for before, after in zip(found, fresh, strict=True):
             before.extend(after)
-    warn_if_busy()
     print(table(found, names))
     print(NOTES)
-    return 1 if failed else 0
+    return measured
 
 
 if __name__ == "__main__":

@@ -72,13 +72,13 @@ def memory(name: str, sizes: Sizes) -> Memory:
     with MemoryGroup() as group, PeerLab(name) as lab:
         lns = lab.start(sessions, "pap", enter=group.enter)
         time.sleep(SETTLED)
-        empty = group.usage()
+        empty = group.held()
         tables, capacity = lns.tables()
         load = lab.call(lns, sessions, "pap")
         load.wait_up()
         _all_there(lns, sessions)
         time.sleep(SETTLED)
-        growth = (group.usage() - empty) / sessions
+        growth = (group.held() - empty) / sessions
         load.end()
         return Memory(empty - tables, growth, tables / capacity if capacity else 0.0)
 

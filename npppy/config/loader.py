@@ -42,7 +42,7 @@ from .model import (
     Tunnel,
     Where,
 )
-from .options import CARRIER, IPCP, PORTS, SET, TUNNEL, TUNNEL_DEFAULTS, Option, usable
+from .options import CARRIER, IPCP, METRICS_LISTEN, PORTS, SET, TUNNEL, TUNNEL_DEFAULTS, Option, usable
 from .options_radius import AUTHENTICATION, DAE, RADIUS, RADIUS_ONLY, SERVERS
 from .parser import Line
 from .reader import Args, Bad
@@ -84,6 +84,7 @@ class _Loader(Blocks):
             "ipcp": self._ipcp,
             "interface": self._interface,
             "bind": self._bind,
+            "metrics-listen": self._metrics_listen,
         }
 
     def load(self, path: Path) -> Config:
@@ -103,6 +104,9 @@ class _Loader(Blocks):
         return Config(
             file=path,
             **self._global.fields,
+            metrics_listen=last(
+                self._global, "metrics_listen", lambda at: at, "{0[0]} port {0[1]}", self.warning
+            ),
             radius=radius,
             tunnels=tuple(self.defined("tunnel")),
             ipcps=tuple(self.defined("ipcp")),
@@ -114,6 +118,9 @@ class _Loader(Blocks):
 
     def _set(self, line: Line, args: Args) -> None:
         self._flat(line, 1, SET[args.keyword(*SET)], self._global)
+
+    def _metrics_listen(self, line: Line, args: Args) -> None:
+        self._flat(line, 0, METRICS_LISTEN, self._global)
 
     def _radius_statement(self, line: Line, args: Args) -> None:
         word = args.keyword(*RADIUS, "dae")

@@ -48,7 +48,10 @@ class Protocol(enum.Enum):
     @property
     def title(self) -> str:
         """The name as npppctl prints it."""
-        return {"pppoe": "PPPoE", "l2tp": "L2TP", "pptp": "PPTP"}[self.value]
+        return _TITLES[self]
+
+
+_TITLES = {Protocol.PPPOE: "PPPoE", Protocol.L2TP: "L2TP", Protocol.PPTP: "PPTP"}
 
 
 class AuthMethod(enum.Enum):
@@ -385,6 +388,8 @@ class Config:
     user_max_session: int = 0
     #: A login beyond a user's limit: False refuses it, True ends the user's oldest session for it.
     duplicate_replace: bool = False
+    #: (address, port): where Prometheus asks.
+    metrics_listen: tuple[tuple[Address, int], ...] = ()
     radius: Radius = Radius()
     tunnels: tuple[Tunnel, ...] = ()
     ipcps: tuple[Ipcp, ...] = ()

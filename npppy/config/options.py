@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
 from .model import (
+    Address,
     AddressRange,
     AuthMethod,
     FsmLimits,
@@ -68,6 +69,15 @@ UNBUILT = (
 
 #: Where tunnels listen.
 PORTS = {Protocol.L2TP: 1701, Protocol.PPTP: 1723}
+
+
+#: Where Prometheus asks: of the ports that nobody has registered, and below those that Linux gives to clients.
+METRICS_PORT = 11701
+
+
+def _metrics_listen(args: Args) -> list[tuple[tuple[Address, int], Where]]:
+    where = args.where
+    return [(args.place(METRICS_PORT), where)]
 
 
 def _listen(protocol: Protocol) -> Value:
@@ -351,6 +361,8 @@ IPCP = table(
         Option("max-session", "max_session", SESSIONS),
     ]
 )
+
+METRICS_LISTEN = Option("metrics-listen", "metrics_listen", _metrics_listen, repeat=True)
 
 #: What ``set`` sets.
 SET = table(

@@ -112,7 +112,7 @@ class _Parser:
             index, following = _STATEMENTS[word]
             if len(tokens) > index and tokens[index].text in following:
                 depth = 0
-        elif word == "ipcp" and len(tokens) == 2 and opens:
+        elif word == "metrics-listen" or (word == "ipcp" and len(tokens) == 2 and opens):
             depth = 0
         elif word in _INNER_BLOCKS and opens:
             depth = min(depth, 1)

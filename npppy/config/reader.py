@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import Any
 
 from ..text import printable
@@ -198,6 +198,22 @@ class Args:
         """Read an address and perhaps a port; *port* is the default."""
         address = self.address()
         return address, (self.number(0, 65535) or port) if self.take("port") else port
+
+    def place(self, port: int) -> tuple[Address, int]:
+        """Read ``ADDRESS[:PORT]``, an IPv6 address in brackets; *port* is the default."""
+        what = "an address and perhaps a port (192.0.2.1:80, [2001:db8::1]:80)"
+        match = re.fullmatch(r"(?:\[([^\[\]%]+)\]|([0-9.]+))(?::([0-9]{1,5}))?", self._peek(what))
+        try:
+            if match is None:
+                raise ValueError
+            address = IPv6Address(match[1]) if match[1] else IPv4Address(match[2])
+            number = int(match[3] or port)
+            if not 0 < number < 65536:
+                raise ValueError
+        except ValueError:
+            raise self.expected(what) from None
+        self._pos += 1
+        return address, number
 
     def secret(self, keyword: str = "") -> str:
         """Read *keyword*, if there is one, and a secret."""

@@ -44,6 +44,16 @@ class User:
     prefixlen: int = 32
     calling_number: str | None = None
 
+    @property
+    def has_password_only(self) -> bool:
+        return (
+            self.password is not None
+            and self.address is None
+            and not self.address_by_peer
+            and self.prefixlen == 32
+            and self.calling_number is None
+        )
+
 
 class UsersFile:
     """The users of a file, as they were when it was last read."""
@@ -53,13 +63,14 @@ class UsersFile:
     def __init__(self, path: str | Path) -> None:
         """Nobody is known before the first :meth:`refresh`."""
         self.path = Path(path)
-        self._users: dict[str, User] = {}
+        self._users: dict[str, User | bytes] = {}
         self._version: tuple[int, int, int] | None = None
         self._failure: str | None = None
 
     def get(self, name: str) -> User | None:
         """The user of that name; octets that are not UTF-8 are those of "surrogateescape"."""
-        return self._users.get(name)
+        user = self._users.get(name)
+        return User(name, user) if isinstance(user, bytes) else user
 
     def __len__(self) -> int:
         """How many names are known."""
@@ -127,11 +138,15 @@ class _Database:
             for record in self._records(lambda *_: None):
                 for octets in record.names:
                     self._index.setdefault(octets, record)
-        # A bad record keeps its names.
-        found: dict[str, User | None] = {}
+        # A bad record keeps its names.  Of most users there is a password and nothing else: that alone is kept, which
+        # halves their memory.
+        found: dict[str, User | bytes | None] = {}
         for record in self._records(self._report):
+            user: User | bytes | None
             try:
                 user = self._user(record)
+                if user.has_password_only and len(record.names) == 1:
+                    user = user.password
             except _BadRecord as bad:
                 self._report(record, f"{bad.message}; the record is left out", bad.near)
                 user = None

@@ -34,6 +34,7 @@ class Command:
     *name* is what npppyd knows it by, unless the fields have another ``command``.
     *endless*: it runs until either side closes the connection.  *into*: a field of the request is not for npppyd, but
     names the file that the answer goes to; what it makes of the name shows the answer then, in text and JSON alike.
+    *columns*: what *show* needs of a row; the rest is not even asked for.
     """
 
     def __init__(
@@ -44,18 +45,24 @@ class Command:
         *,
         endless: bool = False,
         into: tuple[str, Callable[[str], Show]] | None = None,
+        columns: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.parse = parse
         self.show = show
         self.endless = endless
         self._into = into
+        self._columns = columns
 
     def take_show(self, request: Message, json: bool) -> Show:
         """What shows the answer to *request*, which loses what is not for npppyd."""
         if self._into is not None and (file := request.pop(self._into[0], None)) is not None:
             return self._into[1](file)
-        return format.json_lines if json else self.show
+        if json:
+            return format.json_lines
+        if self._columns:
+            request["fields"] = self._columns
+        return self.show
 
 
 def pick(words: list[str], valid: Iterable[str], *, end: bool = False) -> str:
@@ -258,8 +265,8 @@ def capture(words: list[str]) -> Message:
 
 COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "session": {
-        "brief": Command("session", filters, format.brief),
-        "packets": Command("session", filters, format.packets),
+        "brief": Command("session", filters, format.brief, columns=format.BRIEF_COLUMNS),
+        "packets": Command("session", filters, format.packets, columns=format.PACKETS_COLUMNS),
         "all": Command("session", filters, format.details),
     },
     "clear": Command("clear", clear, format.cleared),

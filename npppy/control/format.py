@@ -21,11 +21,15 @@ BRIEF = (
     "Ppp Id     Assigned IPv4   Username             Proto Tunnel From\n"
     "---------- --------------- -------------------- ----- -------------------------"
 )
+BRIEF_COLUMNS = ("ppp_id", "address", "username", "protocol", "tunnel_from")
 # npppctl spells it "Ppd Id".
 PACKETS = (
     "Ppp Id     Username             In(Kbytes/pkts/errs)    Out(Kbytes/pkts/errs)\n"
     "---------- -------------------- ----------------------- -----------------------"
 )
+PACKETS_COLUMNS = (
+    "ppp_id", "username", "in_bytes", "in_packets", "in_errors", "out_bytes", "out_packets", "out_errors"
+)  # fmt: skip
 
 TUNNELS = (
     "Id         Peer  Proto State            Sessions Peer                      Host Name\n"

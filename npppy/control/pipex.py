@@ -16,6 +16,7 @@ from ..pipex.ebpf.libbpf import BpfError
 from ..pipex.police import LEAST_RATE, MOST_BURST, MOST_RATE, default_burst
 from ..pipex.user import UserFlow
 from ..ppp import proto
+from ..ppp.carriage import why_python
 from ..ppp.engine import Engine
 from ..ppp.link import IN
 from ..ppp.session import Session
@@ -109,7 +110,7 @@ class PipexCommands:
             return
         site = session.site
         assert site is not None
-        why = session.why_python() or site.backend.why_not(site.conf.name, session.call.link.encap)
+        why = why_python(session) or site.backend.why_not(site.conf.name, session.call.link.encap)
         if why:
             raise RequestError(f"the kernel cannot carry ppp id {session.id}: {why}")
         # Python has it, and goes on with what comes while the kernel takes it.

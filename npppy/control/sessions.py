@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from ..config.model import Protocol
-from ..pipex.base import Police
+from ..pipex.base import Counters, Police
 from .info import SessionInfo, Subject
 from .protocol import Message, RequestError, encode
 
@@ -122,6 +122,37 @@ def row(info: SessionInfo) -> Message:
     }
 
 
+#: What rows may be asked to have and nothing else: of the session, and of its counters.
+_FIELDS = frozenset((
+    "ppp_id", "state", "username", "realm", "interface", "address", "mru", "protocol", "tunnel", "tunnel_from", "pipex"
+))  # fmt: skip
+_COUNTED = frozenset(Counters._fields)
+
+
+def some(fields: object) -> Callable[[SessionInfo], Message]:
+    """What makes rows with these fields of :func:`row`; all of them where there is nothing said of them.
+
+    Without most of them a listing takes a third less of our time, and of npppyctl's more.  Raises
+    :class:`RequestError`.
+    """
+    if fields is None:
+        return row
+    if not isinstance(fields, list) or not all(isinstance(name, str) for name in fields):
+        raise RequestError("the fields are not a list of names")
+    if unknown := set(fields) - _FIELDS - _COUNTED:
+        raise RequestError(f"unknown field {min(unknown)[:40]!r}")
+    plain = [name for name in fields if name in _FIELDS]
+    counted = [name for name in fields if name in _COUNTED]
+
+    def make(info: SessionInfo) -> Message:
+        made: Message = {name: getattr(info, name) for name in plain}
+        for name in counted:
+            made[name] = getattr(info.counters, name)
+        return made
+
+    return make
+
+
 def _extras(info: SessionInfo) -> Message:
     """What most sessions do not have, and then do not show."""
     fields: Message = {}
@@ -168,12 +199,14 @@ class SessionCommands:
         self._subject = subject
 
     async def session(self, request: Message, reply: Reply) -> Message:
+        """A row for each; *fields* may say what of it."""
+        make = some(request.get("fields"))
         wanted = Filter(request.get("filters", {}))
         subject = self._subject
         async for part in slices(wanted.candidates(subject), SLICE):
             await reply.rows(
                 [
-                    row(info)
+                    make(info)
                     for ppp_id in part
                     if (info := subject.session(ppp_id)) is not None and wanted.matches(info)
                 ]

@@ -11,7 +11,7 @@ from ..l2tp.encap import L2tpEncap
 from ..pipex.base import Flow
 from ..pipex.user import UserFlow
 from ..ppp.engine import Engine
-from ..ppp.link import Call
+from ..ppp.link import Call, Link
 from ..ppp.session import Session
 from ..ppp.station import Phase
 from ..pptp.call import PptpCall
@@ -28,6 +28,7 @@ class _Ids(NamedTuple):
 
 
 _NO_IDS = _Ids()
+_STATES = {phase: phase.name.lower() for phase in Phase} | {Phase.DEAD: "terminate"}
 
 
 class EngineSubject:
@@ -66,16 +67,16 @@ class EngineSubject:
 
 
 def describe(session: Session, now: float) -> SessionInfo:
-    login, site, link = session.login_of, session.site, session.call.link
-    ids = _ids(session.call)
+    realm, site, link = session.realm, session.site, session.call.link
+    ids = _ids(session.call, link)
     mppe_out, mppe_in = map(str, session.mppe.modes) if session.mppe is not None else ("", "")
     police_up, police_down = session.limits
     since = session.started if session.up_since is None else session.up_since
     return SessionInfo(
         ppp_id=session.id,
-        state=session.phase.name.lower() if session.phase < Phase.DEAD else "terminate",
+        state=_STATES[session.phase],
         username=session.profile.username or session.username,
-        realm=login.realm.name if login else "",
+        realm=realm.name if realm else "",
         interface=site.conf.name if site else "",
         address=session.ip,
         mru=session.peer_mru,
@@ -96,16 +97,16 @@ def describe(session: Session, now: float) -> SessionInfo:
         called_number=link.caller.called_number,
         mppe_in=mppe_in,
         mppe_out=mppe_out,
-        acct_session_id=session.acct_session_id if login and login.realm.type == "radius" else "",
-        routes=tuple(map(str, session.routes)),
+        acct_session_id=session.acct_session_id if realm and realm.type == "radius" else "",
+        routes=tuple(map(str, session.routes)) if session.routes else (),
         filter_id=session.profile.filter_id,
         session_timeout=session.profile.session_timeout,
         idle_timeout=session.profile.idle_timeout or 0,
     )
 
 
-def _ids(call: Call) -> _Ids:
-    encap = call.link.encap
+def _ids(call: Call, link: Link) -> _Ids:
+    encap = link.encap
     if isinstance(encap, L2tpEncap):
         return _Ids(encap.tunnel_id, encap.peer_tunnel_id, encap.session_id, encap.peer_session_id)
     if isinstance(call, PptpCall):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from ..config.model import L2tpOptions
 from ..ppp.cause import Cause
@@ -41,39 +40,80 @@ _length = struct.Struct("!H").pack_into
 _TEXT = 253
 
 
+class Facts(NamedTuple):
+    """What the LAC says of the call, of use to who looks on."""
+
+    calling_number: str = ""
+    called_number: str = ""
+    #: bit/s
+    tx_speed: int = 0
+    rx_speed: int = 0
+
+
+_NO_FACTS = Facts()
+
+
 class LnsCall(Leg):
     """A session.  It rests here for days, so it holds what sending needs and nothing of how it came to be."""
 
-    __slots__ = ("_asynchronous", "_header", "_reorder", "counted", "engine", "link", "sequence", "upper")
+    __slots__ = (
+        "_asynchronous",
+        "_conf",
+        "_facts",
+        "_link",
+        "_reorder",
+        "connected",
+        "counted",
+        "engine",
+        "sequence",
+        "upper",
+    )
+
+    #: What is needed of an ICRQ, and of how many octets.
+    ASKED: ClassVar = {Attr.ASSIGNED_SESSION_ID: 2, Attr.CALLING_NUMBER: _TEXT, Attr.CALLED_NUMBER: _TEXT}
 
     def __init__(self, engine: Engine, tunnel: Tunnel, session_id: int, message: Message) -> None:
         super().__init__(tunnel, session_id)
         self.engine = engine
         self.peer_id = message.u16(Attr.ASSIGNED_SESSION_ID, 0)
         self.upper: Upper = NOBODY
-        self.link = Link(
-            tunnel=tunnel.service.tunnel,
-            caller=Caller(
-                text=str(tunnel.endpoint),
-                calling_number=message.text(Attr.CALLING_NUMBER, "")[:_TEXT],
-                called_number=message.text(Attr.CALLED_NUMBER, "")[:_TEXT],
-            ),
-            max_mru=MAX_MRU if len(tunnel.endpoint.peer) == 4 else MAX_MRU6,
-            over=tunnel,
-            call_id=session_id,
+        # A reload gives the tunnel another one.
+        self._conf = tunnel.service.tunnel
+        self._facts = _facts(
+            message.text(Attr.CALLING_NUMBER, "")[:_TEXT], message.text(Attr.CALLED_NUMBER, "")[:_TEXT]
         )
+        # Until it rests.
+        self._link: Link | None = None
         # None: data has no sequence numbers.
         self.sequence: Sequence | None = None
         self._reorder: Reorder | None = None
-        # Of a data message; empty until connected.
-        self._header = b""
+        #: Whether PPP has it, or is about to.
+        self.connected = False
         self._asynchronous = False
         #: Whether limits count it.
         self.counted = True
 
     @property
-    def connected(self) -> bool:
-        return bool(self._header)
+    def link(self) -> Link:
+        return self._link or self._make_link()
+
+    def _make_link(self, proxy: Proxy | None = None) -> Link:
+        tunnel, facts = self.tunnel, self._facts
+        return Link(
+            tunnel=self._conf,
+            caller=Caller(
+                text=str(tunnel.endpoint),
+                calling_number=facts.calling_number,
+                called_number=facts.called_number,
+                tx_speed=facts.tx_speed,
+                rx_speed=facts.rx_speed,
+            ),
+            max_mru=MAX_MRU if len(tunnel.endpoint.peer) == 4 else MAX_MRU6,
+            encap=self._encap(),
+            over=tunnel,
+            call_id=self.id,
+            proxy=proxy,
+        )
 
     # What the tunnel asks for.
 
@@ -109,7 +149,7 @@ class LnsCall(Leg):
             start += 2
         frame = datagram[start:end]
         sequence = self.sequence
-        if data.ns < 0 or sequence is None or sequence.inject is not None:
+        if data.ns < 0 or sequence is None or sequence.keeper is not None:
             # Without numbers; or the kernel has looked at them, and passes on what is not for it.
             self.upper.receive(frame, now)
         else:
@@ -123,9 +163,8 @@ class LnsCall(Leg):
 
     def moved(self, now: float) -> None:
         if self.connected:
-            caller = replace(self.link.caller, text=str(self.tunnel.endpoint))
-            self.link = replace(self.link, caller=caller, encap=self._encap())
-            self.upper.changed(self.link, now)
+            self._link = None
+            self.upper.changed(self.link, now, moved=True)
 
     def expire(self, now: float) -> None:
         if self.connected:
@@ -157,18 +196,12 @@ class LnsCall(Leg):
             self.sequence = Sequence()
             if options.data_reorder:
                 self._reorder = Reorder(options.data_reorder, 0xFFFF)
-        self._header = codec.data_header(self.tunnel.peer_id, self.peer_id, self.sequence is not None)
+        self.connected = True
         speed = message.u32(Attr.TX_CONNECT_SPEED, 0)
-        caller = replace(
-            self.link.caller, tx_speed=speed, rx_speed=message.u32(Attr.RX_CONNECT_SPEED, speed)
-        )
-        self.link = replace(
-            self.link,
-            caller=caller,
-            encap=self._encap(),
-            # With nothing in it, the peer waits for us to negotiate anew.
-            proxy=Proxy() if proxy is not None and options.force_lcp_renegotiation else proxy,
-        )
+        self._facts = _facts(*self._facts[:2], speed, message.u32(Attr.RX_CONNECT_SPEED, speed))
+        # With nothing in it, the peer waits for us to negotiate anew.
+        begin_anew = proxy is not None and options.force_lcp_renegotiation
+        self._link = self._make_link(Proxy() if begin_anew else proxy)
         self._asynchronous = message.u32(Attr.FRAMING_TYPE, 0) == _ASYNCHRONOUS
         upper = self.engine.open_session(self, now)
         if self.tunnel.calls.get(self.id) is not self:
@@ -180,8 +213,8 @@ class LnsCall(Leg):
         self.upper = upper
         if proxy is not None:
             # What was negotiated by proxy is used up.
-            self.link = replace(self.link, proxy=None)
-        log.debug("%s Connected peer-session=%d tunnel=%s", self, self.peer_id, self.link.tunnel.name)
+            self._link = None
+        log.debug("%s Connected peer-session=%d tunnel=%s", self, self.peer_id, self._conf.name)
 
     def give_up(self, drop: str, reason: str, result: tuple[int, int], now: float) -> None:
         """End the call, of which PPP does not know; *drop* is what counts it."""
@@ -193,7 +226,8 @@ class LnsCall(Leg):
 
     def _encap(self) -> L2tpEncap:
         tunnel = self.tunnel
-        at, options = tunnel.endpoint, tunnel.service.options
+        at, options = tunnel.endpoint, self._conf.carrier
+        assert isinstance(options, L2tpOptions)
         return L2tpEncap(
             local=at.local,
             local_port=at.local_port,
@@ -242,10 +276,10 @@ class LnsCall(Leg):
 
     def send(self, frame: bytes) -> None:
         sequence = self.sequence
-        if sequence is not None and sequence.inject is not None:
-            sequence.inject(frame)
+        if sequence is not None and sequence.keeper is not None:
+            sequence.keeper.inject(frame)
             return
-        header = bytearray(self._header)
+        header = bytearray(codec.data_header(self.tunnel.peer_id, self.peer_id, sequence is not None))
         _length(header, _LENGTH_AT, len(header) + 2 + len(frame))
         if sequence is not None:
             _length(header, _NS_AT, sequence.ns)
@@ -254,6 +288,8 @@ class LnsCall(Leg):
         if self.engine.taps:
             self.engine.tapped(self, OUT, datagram)
         self.tunnel.transmit_data(datagram)
+
+    __call__ = send
 
     def close(self, cause: Cause) -> None:
         if self.tunnel.calls.get(self.id) is self:
@@ -271,6 +307,9 @@ class LnsCall(Leg):
         if self._asynchronous:
             value = u16(0) + u32(send_accm) + u32(receive_accm)
             self.tunnel.send(self.peer_id, Type.SLI, [(Attr.ACCM, value)], self.engine.now)
+
+    def rest(self) -> None:
+        self._link = None
 
     def tap(self, tap: Tap | None) -> None:
         taps = self.engine.taps
@@ -291,6 +330,12 @@ class LnsCall(Leg):
 
     def __str__(self) -> str:
         return f"l2tp ctrl={self.tunnel.id} call={self.id} peer={self.tunnel.endpoint}"
+
+
+def _facts(calling_number: str, called_number: str, tx_speed: int = 0, rx_speed: int = 0) -> Facts:
+    """One for all calls of which nothing is said."""
+    facts = Facts(calling_number, called_number, tx_speed, rx_speed)
+    return _NO_FACTS if facts == _NO_FACTS else facts
 
 
 def _proxy(message: Message, options: L2tpOptions) -> Proxy | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ..cursor import Cursor, Malformed
@@ -37,6 +37,8 @@ _MAX_TEXT = 255
 
 _WORDS = struct.Struct("!HHHHHH")
 _AVP = struct.Struct("!HHH")
+#: AVPs of a message that is small.
+_FEW = 8
 
 
 class Type(enum.IntEnum):
@@ -368,6 +370,18 @@ class Message:
     @property
     def name(self) -> str:
         return _NAMES.get(self.type) or f"type {self.type}"
+
+    def part(self, attributes: Mapping[Attr, int]) -> Message:
+        """The same message with these AVPs alone, each with as many octets at the most: for one that is kept.
+
+        One that is small is itself.
+        """
+        avps = self.avps.values()
+        if len(avps) <= _FEW and sum(map(len, avps)) <= sum(attributes.values()):
+            return self
+        found = Message(self.type, self.mandatory)
+        found.avps = {key: value[:size] for key, size in attributes.items() if (value := self.avps.get(key))}
+        return found
 
     def u16(self, attribute: Attr, default: int) -> int:
         """The number in an AVP of 2 octets; *default* without one."""

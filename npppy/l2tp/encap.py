@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+
+class Keeper(Protocol):
+    """Has the kernel send what else would get its numbers here."""
+
+    def inject(self, frame: bytes) -> None:
+        """Send a frame, from the PPP Protocol field on; it may be lost, as everything may, but keeps its order."""
 
 
 class Sequence:
     """The sequence numbers of a call's data (RFC 2661 section 5.4), while nobody else keeps them."""
 
-    __slots__ = ("expected", "inject", "ns")
+    __slots__ = ("expected", "keeper", "ns")
 
     def __init__(self, ns: int = 0, expected: int = 0) -> None:
         #: Ns of the next message to the peer, and the one after the highest that has come from it; 16 bits each.
         self.ns = ns
         self.expected = expected
-        #: Set while the kernel counts, and the two above do not hold.  A frame, from the PPP Protocol field on, is
-        #: given to it instead of being sent; it may be lost, as everything may, but is never sent out of order.
-        self.inject: Callable[[bytes], None] | None = None
+        #: Set while the kernel counts, and the two above do not hold.
+        self.keeper: Keeper | None = None
 
 
 class L2tpEncap(NamedTuple):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from ..admission import Admission, Queue
 from ..config import model
 from ..config.model import L2tpOptions, Rebind
 from ..cursor import Malformed
@@ -41,7 +42,11 @@ class Journal(Protocol):
 
 
 class Engine:
-    """The tunnels.  As an LNS it takes calls; by :meth:`dial` it asks for tunnels, too."""
+    """The tunnels.  As an LNS it takes calls; by :meth:`dial` it asks for tunnels, too.
+
+    *admission* says when a call may begin; None: at any time.  Until then its ICRQ waits for its answer, acknowledged:
+    what has begun comes by the same window.
+    """
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class Engine:
         journal: Journal,
         hostname: str,
         ghosts: Ghosts | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.open_session = open_session
         self.rng = rng
@@ -72,6 +78,8 @@ class Engine:
         self.taps: dict[Call, Tap] = {}
         #: Calls that are not connected yet, the oldest first.
         self.waiting: dict[LnsCall, None] = {}
+        #: Calls that may not begin yet.
+        self.asking = Queue(admission, self._begin) if admission is not None else None
         self.strangers = RateLimit(*STRANGERS)
         # Answers to requests of which nothing is kept.
         self._refusals = RateLimit(*STRANGERS)
@@ -291,6 +299,8 @@ class Engine:
         self._record(tunnel)
 
     def closed(self, tunnel: Tunnel, reason: str, now: float) -> None:
+        if self.asking is not None:
+            self.asking.forget(tunnel)
         key = tunnel.endpoint, tunnel.peer_id
         if self._established.get(key) is tunnel:
             del self._established[key]
@@ -310,15 +320,36 @@ class Engine:
         self._owing[tunnel] = None
 
     def incoming(self, tunnel: Tunnel, message: Message, now: float) -> None:
-        service = tunnel.service
+        service, asking = tunnel.service, self.asking
         theirs = message.u16(Attr.ASSIGNED_SESSION_ID, 0)
         if message.type == Type.OCRQ:
             # It is LACs that have lines to dial out by.
             service.drops["outgoing"] += 1
             tunnel.refuse(theirs, (causes.CDN_PERMANENT, 0), "no outgoing calls here", now)
-        elif self._closing or _has_all(tunnel):
-            service.drops["closing" if self._closing else "session-limit"] += 1
-            tunnel.refuse(theirs, (causes.CDN_TEMPORARY, 0), "too many sessions", now)
+        elif asking is None or asking.passes():
+            self._begin(tunnel, message, now)
+        elif _has_all(tunnel, asking.waits(tunnel)):
+            self._too_many(tunnel, theirs, now)
+        elif not asking.put(tunnel, theirs, message.part(LnsCall.ASKED)):
+            service.drops["busy"] += 1
+            tunnel.refuse(theirs, (causes.CDN_TEMPORARY, 0), "too many calls at once", now)
+
+    def given_up(self, tunnel: Tunnel, theirs: int) -> None:
+        if self.asking is not None:
+            self.asking.withdraw(tunnel, theirs)
+
+    def waits(self, tunnel: Tunnel) -> bool:
+        return self.asking is not None and self.asking.waits(tunnel) > 0
+
+    def _begin(self, tunnel: Tunnel, message: Message, now: float) -> None:
+        """Answer an ICRQ."""
+        service = tunnel.service
+        theirs = message.u16(Attr.ASSIGNED_SESSION_ID, 0)
+        if self._closing:
+            service.drops["closing"] += 1
+            tunnel.refuse(theirs, (causes.CDN_TEMPORARY, 0), "shutting down", now)
+        elif _has_all(tunnel):
+            self._too_many(tunnel, theirs, now)
         elif not (number := tunnel.new_id()):
             service.drops["session-ids"] += 1
             tunnel.refuse(theirs, (causes.CDN_TEMPORARY, 0), "too many sessions", now)
@@ -332,6 +363,10 @@ class Engine:
             self.waiting[call] = None
             service.sessions += 1
             call.answer(now)
+
+    def _too_many(self, tunnel: Tunnel, theirs: int, now: float) -> None:
+        tunnel.service.drops["session-limit"] += 1
+        tunnel.refuse(theirs, (causes.CDN_TEMPORARY, 0), "too many sessions", now)
 
     def _settle(self, tunnel: Tunnel) -> None:
         key = tunnel.endpoint, tunnel.peer_id
@@ -382,9 +417,12 @@ class Engine:
         return any(not tunnel.channel.idle for tunnel in self.tunnels.values())
 
 
-def _has_all(tunnel: Tunnel) -> bool:
-    """Has the tunnel as many sessions as ``l2tp-session-limit`` allows?  Those that are ending do not count."""
+def _has_all(tunnel: Tunnel, more: int = 0) -> bool:
+    """Has the tunnel, with *more*, as many sessions as ``l2tp-session-limit`` allows?
+
+    Those that are ending do not count.
+    """
     limit = tunnel.service.options.session_limit
-    if not limit or len(tunnel.calls) < limit:
+    if not limit or len(tunnel.calls) + more < limit:
         return False
-    return sum(isinstance(call, LnsCall) and call.counted for call in tunnel.calls.values()) >= limit
+    return more + sum(isinstance(call, LnsCall) and call.counted for call in tunnel.calls.values()) >= limit

@@ -1,8 +1,14 @@
-"""The socket shell of L2TP: a UDP socket for every address and port that a tunnel listens on."""
+"""The socket shell of L2TP: two UDP sockets for every address and port that a tunnel listens on.
+
+One of them is for SCCRQ alone, and is not read while there is more to do than can be done.  Hosts repeat what gets no
+answer, so that of those little has to be kept.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import errno
 import logging
 import socket
@@ -10,11 +16,15 @@ import struct
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
+from ..admission import Admission
+from ..buffers import set_buffers
 from ..config.model import Address, L2tpOptions, Protocol, Tunnel
+from ..entrance import Entrance, Room
 from ..journal import Journal
 from ..ppp.cause import Cause
 from ..ppp.link import Call, Upper
 from ..wheel import Wheel
+from .codec import Type
 from .engine import Engine
 from .orphans import Ghosts
 from .service import Endpoint, Service
@@ -29,9 +39,9 @@ BUFFER = 4 << 20
 _LARGEST = 65535
 
 # <asm-generic/socket.h>, <linux/in.h> and <linux/in6.h>; the socket module does not have them.
-_SO_SNDBUFFORCE = 32
-_SO_RCVBUFFORCE = 33
 _SO_MARK = 36
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_SO_MEMINFO = 55
 _SO_RCVMARK = 75
 _IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
@@ -44,6 +54,26 @@ _PKTINFO6 = struct.Struct("=16si")
 _MARK = struct.Struct("=I")
 _ANCILLARY = socket.CMSG_SPACE(_PKTINFO6.size) + socket.CMSG_SPACE(_MARK.size)
 _NO_ADDRESS = bytes(4)
+#: What SO_MEMINFO tells: the last of it is how many datagrams were dropped.
+_MEMINFO = struct.Struct("=9I")
+
+# <linux/filter.h>
+_LOAD_BYTE, _LOAD_HALF, _AND, _JUMP_EQUAL, _RETURN = 0x30, 0x28, 0x54, 0x15, 0x06
+# Which socket a datagram is for, the second one being for SCCRQ: what has T and L, no tunnel id, and that Message Type
+# in its first AVP, behind a header of 12 octets.  What is shorter is for the first.
+_CHOICE = (
+    (_LOAD_BYTE, 0, 0, 0),
+    (_AND, 0, 0, 0xC0),
+    (_JUMP_EQUAL, 0, 5, 0xC0),
+    (_LOAD_HALF, 0, 0, 4),
+    (_JUMP_EQUAL, 0, 3, 0),
+    (_LOAD_HALF, 0, 0, 18),
+    (_JUMP_EQUAL, 0, 1, Type.SCCRQ),
+    (_RETURN, 0, 0, 1),
+    (_RETURN, 0, 0, 0),
+)
+_CODE = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in _CHOICE))
+_PROGRAM = struct.pack("HP", len(_CHOICE), ctypes.addressof(_CODE))
 
 #: An address and a port.
 Place = tuple[Address, int]
@@ -54,22 +84,49 @@ class ListenError(Exception):
 
 
 class _Listener:
-    """One socket."""
+    """The two sockets of a place."""
 
-    def __init__(self, engine: Engine, place: Place, service: Service, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        place: Place,
+        service: Service,
+        clock: Callable[[], float],
+        admission: Admission,
+        entrance: Entrance,
+    ) -> None:
         """Raises :class:`OSError`."""
-        address, port = place
         self.place = place
         self.service = service
         self._engine = engine
         self._clock = clock
+        self._admission = admission
+        self._entrance = entrance
+        # SCCRQs that the kernel had no room for, as far as that is known.
+        self._dropped = 0
         self._buffer = bytearray(_LARGEST)
         self._view = memoryview(self._buffer)
-        six = address.version == 6
-        self._family = socket.AF_INET6 if six else socket.AF_INET
-        self._sock = sock = socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._family = socket.AF_INET6 if place[0].version == 6 else socket.AF_INET
+        with contextlib.ExitStack() as opened:
+            self._sock = opened.enter_context(self._open())
+            # Only now may the place be shared, and only with what says so, too: with nobody else's.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._begin = opened.enter_context(self._open(socket.SO_REUSEPORT))
+            self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, _PROGRAM)
+            opened.pop_all()
+        self._room = Room(self._begin, admission, clock())
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+        entrance.add(self._begin.fileno(), self._begun)
+
+    def _open(self, *options: int) -> socket.socket:
+        """A socket with *options* of the socket level.  Raises :class:`OSError`."""
+        address, port = self.place
+        sock = socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            if six:
+            for option in options:
+                sock.setsockopt(socket.SOL_SOCKET, option, 1)
+            if self._family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_DONT)
@@ -77,8 +134,7 @@ class _Listener:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
                 # Data is as large as it is: on a narrow path it goes in fragments (RFC 2661 section 8.1).
                 sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
-            _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-            _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+            set_buffers(sock, BUFFER)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_RCVMARK, 1)
             except OSError as error:
@@ -88,32 +144,59 @@ class _Listener:
         except OSError:
             sock.close()
             raise
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock.fileno(), self._readable)
+        return sock
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the sockets."""
+        self._entrance.remove(self._begin.fileno())
+        self._begin.close()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
 
     def _readable(self) -> None:
-        engine, service, transmit = self._engine, self.service, self.transmit
-        receive, buffers, view = self._sock.recvmsg_into, [self._buffer], self._view
         now = self._clock()
+        if self._take(self._sock, BATCH, now) == BATCH:
+            self._admission.press()
+        self._engine.flush(now)
+
+    def _begun(self, count: int) -> int:
+        """There are SCCRQs."""
+        now = self._clock()
+        taken = self._take(self._begin, count, now)
+        self._engine.flush(now)
+        if self._room.took(taken, now):
+            dropped = _MEMINFO.unpack(self._begin.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[-1]
+            if dropped != self._dropped:
+                self.service.drops["busy"] += (dropped - self._dropped) & 0xFFFFFFFF
+                self._dropped = dropped
+        return taken
+
+    def _take(self, sock: socket.socket, count: int, now: float) -> int:
+        """Read up to *count* datagrams; returns how many there were."""
+        engine, service, transmit = self._engine, self.service, self.transmit
+        receive, buffers, view = sock.recvmsg_into, [self._buffer], self._view
+        taken = 0
+        # Much that comes at once comes from the same peer.
+        before: object = None
+        endpoint: Endpoint | None = None
         try:
-            for _ in range(BATCH):
+            while taken < count:
                 size, ancillary, _, source = receive(buffers, _ANCILLARY)
-                endpoint = self._endpoint(ancillary, source)
+                taken += 1
+                if (ancillary, source) != before:
+                    before = ancillary, source
+                    endpoint = self._endpoint(ancillary, source)
                 if endpoint is not None:
                     engine.receive(service, endpoint, bytes(view[:size]), transmit, now)
         except BlockingIOError:
             pass
         except OSError as error:
             log.info("l2tp listen=%s Receive failed: %s", self, error.strerror)
-            # libuv takes an error as the end of the socket and waits for it no more.
-            self._loop.remove_reader(self._sock.fileno())
-            self._loop.add_reader(self._sock.fileno(), self._readable)
-        engine.flush(now)
+            if sock is self._sock:
+                # libuv takes an error as the end of the socket and waits for it no more.
+                self._loop.remove_reader(sock.fileno())
+                self._loop.add_reader(sock.fileno(), self._readable)
+        return taken
 
     def _endpoint(self, ancillary: list[tuple[int, int, bytes]], source: tuple[str, int]) -> Endpoint | None:
         local, mark = b"", 0
@@ -157,19 +240,11 @@ class _Listener:
         return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
 
-def _set_buffer(sock: socket.socket, forced: int, plain: int) -> None:
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
-    except PermissionError:
-        # Without CAP_NET_ADMIN, as much as net.core allows.
-        sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
-
-
 class L2tpServer:
     """L2TP on the addresses of all L2TP tunnels.
 
-    *open_session* is :meth:`npppy.ppp.engine.Engine.open`, *clock* the monotonic clock, *rng* gives random octets.  It
-    must run in the event loop.
+    *open_session* is :meth:`npppy.ppp.engine.Engine.open`, *clock* the monotonic clock, *rng* gives random octets;
+    *admission* says when tunnels and calls may begin.  It must run in the event loop.
     """
 
     def __init__(
@@ -181,13 +256,16 @@ class L2tpServer:
         clock: Callable[[], float],
         journal: Journal,
         hostname: str,
+        admission: Admission,
     ) -> None:
         """Raises :class:`ListenError`."""
         self._clock = clock
+        self._admission = admission
         ghosts = Ghosts(wheel, journal.remove)
         for orphan in journal.orphans(Protocol.L2TP):
             ghosts.add(orphan.slot, orphan.interface, orphan.frame)
-        self.engine = Engine(tunnels, open_session, rng, wheel, journal, hostname, ghosts)
+        self.engine = Engine(tunnels, open_session, rng, wheel, journal, hostname, ghosts, admission)
+        self._entrance = Entrance(admission, self.engine.asking)
         self._listeners: dict[Place, _Listener] = {}
         try:
             for place, service in self._places(tunnels).items():
@@ -209,7 +287,9 @@ class L2tpServer:
 
     def _listen(self, place: Place, service: Service) -> None:
         try:
-            listener = self._listeners[place] = _Listener(self.engine, place, service, self._clock)
+            listener = self._listeners[place] = _Listener(
+                self.engine, place, service, self._clock, self._admission, self._entrance
+            )
         except OSError as error:
             where = f"{place[0]} port {place[1]}"
             raise ListenError(f"{service.tunnel.where}: cannot listen on {where}: {error.strerror}") from error
@@ -266,6 +346,7 @@ class L2tpServer:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        self._entrance.close()
 
     def _listener(self, local: bytes, port: int) -> _Listener | None:
         """The socket that has an address of ours."""

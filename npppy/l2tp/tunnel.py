@@ -128,6 +128,12 @@ class Host(Protocol):
     def incoming(self, tunnel: Tunnel, message: Message, now: float) -> None:
         """An ICRQ or an OCRQ without a fault, whose Assigned Session ID is not 0: accept it, or refuse it."""
 
+    def given_up(self, tunnel: Tunnel, theirs: int) -> None:
+        """The peer does not want a call any more that has the Assigned Session ID *theirs*, and may not be known."""
+
+    def waits(self, tunnel: Tunnel) -> bool:
+        """Whether the peer waits for a call that is neither accepted nor refused yet."""
+
     def owes(self, tunnel: Tunnel) -> None:
         """There is something to acknowledge: to be flushed after this batch of datagrams."""
 
@@ -380,6 +386,7 @@ class Tunnel(Timed):
             if call is None and not session_id:
                 theirs = message.u16(Attr.ASSIGNED_SESSION_ID, 0)
                 call = next((call for call in self.calls.values() if theirs and call.peer_id == theirs), None)
+                self._host.given_up(self, theirs)
             if call is not None:
                 self._cleared(call, message, now)
         elif call is None:
@@ -463,9 +470,12 @@ class Tunnel(Timed):
             self._gone()
         elif self.state is not State.ESTABLISHED:
             self.stop(causes.STOP_CLEAR, 0, f"not established within {CYCLE:g} s", now)
-        elif not self.calls and now >= self._empty + IDLE:
+        elif not self.calls and now >= self._empty + IDLE and not self._host.waits(self):
             self.stop(causes.STOP_CLEAR, 0, "no calls", now)
         else:
+            if now >= self._empty + IDLE:
+                # Those that wait have as long from now on.
+                self._empty = now
             options = self.service.options
             if now >= self._heard + options.hello_interval:
                 # What is unanswered already does as well.

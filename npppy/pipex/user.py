@@ -36,12 +36,20 @@ from .lookup import Table, mask
 ICMP_RATE: Final = 1000
 ICMP_BURST: Final = 100
 
+#: Plans of flows that are remembered, an interface: peers may ask for any MTU.
+MAX_PLANS: Final = 1024
+
 #: PPP's Protocol field.
 _PPP_IP: Final = b"\x00\x21"
 _PPP_IPV6: Final = b"\x00\x57"
 #: The headers of IPv4 and TCP without options (RFC 6691), and what that of IPv6 has more.
 _TCPIP: Final = 40
 _MORE6: Final = 20
+
+#: Of a plan: domain, filter, filter6, MTU, and the two MSS.
+_Facts = tuple[int, int, bool, int, int, int]
+
+_NOTHING: Final = Counters()
 
 #: Raises OSError where the packet could not be sent.
 Send = Callable[[bytes], object]
@@ -52,6 +60,7 @@ class SharedInterface:
 
     __slots__ = (
         "_big_limit",
+        "_plans",
         "_table",
         "_unknown_limit",
         "address",
@@ -85,6 +94,27 @@ class SharedInterface:
         self._table = table
         self._unknown_limit = RateLimit(ICMP_RATE, ICMP_BURST)
         self._big_limit = RateLimit(ICMP_RATE, ICMP_BURST)
+        self._plans: dict[_Facts, _Plan] = {}
+
+    def plan(self, spec: FlowSpec) -> _Plan:
+        """What a flow on this interface has in common with others."""
+        mtu = max(spec.mtu, MIN_MTU)
+        facts = (
+            spec.domain,
+            # Of IPv4, without an address, nothing passes.
+            mask(spec.prefixlen) if spec.ingress_filter or not spec.address else 0,
+            spec.ingress_filter,
+            mtu,
+            # What the peer announces is what it takes, and the other way about.
+            mtu - _TCPIP if spec.mss_adjust else 0,
+            max(spec.mru, MIN_MTU) - _TCPIP if spec.mss_adjust else 0,
+        )
+        found = self._plans.get(facts)
+        if found is None:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            found = self._plans[facts] = _Plan(self, facts)
+        return found
 
     def deliver(self, packet: bytes, now: float) -> None:
         """A packet from the device, for one of the peers.  Whatever it holds, this does not raise."""
@@ -140,87 +170,105 @@ class SharedInterface:
         self.icmp_errors += 1
 
 
+def _nowhere(frame: bytes) -> None:
+    """The session has ended."""
+
+
+class _Plan:
+    """What of a session's data path it has in common with others: one for all that have the same."""
+
+    __slots__ = ("domain", "filter", "filter6", "in_mss", "interface", "mtu", "out_mss")
+
+    def __init__(self, interface: SharedInterface, facts: _Facts) -> None:
+        self.interface = interface
+        #: The netmask that a source is looked at by; 0: any may pass.
+        self.filter: int
+        #: To and from the peer; 0: left as it is.
+        self.in_mss: int
+        self.out_mss: int
+        self.domain, self.filter, self.filter6, self.mtu, self.in_mss, self.out_mss = facts
+
+
+class _Tally:
+    """What Python has carried of a session, or refused."""
+
+    __slots__ = ("in_bytes", "in_errors", "in_packets", "out_bytes", "out_errors", "out_packets")
+
+    def __init__(self) -> None:
+        self.in_bytes = self.in_packets = self.in_errors = 0
+        self.out_bytes = self.out_packets = self.out_errors = 0
+
+
 class UserFlow:
     """The data of one session."""
 
     __slots__ = (
         "_active",
         "_address",
-        "_filter",
-        "_filter6",
-        "_in_bytes",
-        "_in_errors",
-        "_in_mss",
-        "_in_packets",
-        "_interface",
-        "_mtu",
-        "_network",
         "_networks",
         "_networks6",
-        "_out_bytes",
-        "_out_errors",
-        "_out_mss",
-        "_out_packets",
+        "_plan",
         "_police_down",
         "_police_up",
         "_send",
         "_table",
+        "_tally",
     )
 
     def __init__(self, spec: FlowSpec, interface: SharedInterface, table: Table[UserFlow], now: float) -> None:
-        self._interface = interface
+        self._plan = interface.plan(spec)
         # None once the flow is closed.
         self._table: Table[UserFlow] | None = table
         self._send = spec.send
         self._address = spec.address
         self._networks = spec.networks4()
         self._networks6 = spec.networks6
-        # A mask of 0 lets everything pass; of IPv4, without an address, nothing does.
-        self._filter = mask(spec.prefixlen) if spec.ingress_filter or not spec.address else 0
-        self._network = spec.address & self._filter if spec.address else -1
-        self._filter6 = spec.ingress_filter
-        self._mtu = max(spec.mtu, MIN_MTU)
-        # What the peer announces is what it takes, and the other way about.  0: leave it.
-        self._in_mss = self._mtu - _TCPIP if spec.mss_adjust else 0
-        self._out_mss = max(spec.mru, MIN_MTU) - _TCPIP if spec.mss_adjust else 0
         self._police_up = RateLimit(*spec.police_up) if spec.police_up else None
         self._police_down = RateLimit(*spec.police_down) if spec.police_down else None
         self._active = now
-        self._in_bytes = self._in_packets = self._in_errors = 0
-        self._out_bytes = self._out_packets = self._out_errors = 0
+        # None: Python has carried nothing of it yet, nor refused it, as of most that the kernel carries.
+        self._tally: _Tally | None = None
+
+    def _counted(self) -> _Tally:
+        tally = self._tally
+        if tally is None:
+            tally = self._tally = _Tally()
+        return tally
 
     def input(self, packet: bytes, now: float) -> None:
         """An IPv4 packet from the peer, perhaps with padding behind it.  Whatever it holds, this does not raise."""
         size = len(packet)
         if size < 20 or self._table is None:
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
         header = HEADER[packet[0]]
         total = packet[2] << 8 | packet[3]
         if not header <= total <= size:
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
+        plan = self._plan
         if (
-            self._filter
-            and (source := int.from_bytes(packet[12:16], "big")) & self._filter != self._network
+            plan.filter
+            and (((source := int.from_bytes(packet[12:16], "big")) ^ self._address) & plan.filter or not self._address)
             and not (self._networks and self._table.leads_to(self, source))
         ):
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
         if self._police_up is not None and not self._police_up.take(now, total):
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
         if total != size:
             packet = packet[:total]
-        if self._in_mss and packet[9] == TCP:
-            packet = clamp_mss(packet, header, self._in_mss)
+        if plan.in_mss and packet[9] == TCP:
+            packet = clamp_mss(packet, header, plan.in_mss)
         try:
-            self._interface.write(packet)
+            plan.interface.write(packet)
         except OSError:
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
-        self._in_packets += 1
-        self._in_bytes += total
+        tally = self._tally or self._counted()
+        tally.in_packets += 1
+        tally.in_bytes += total
         if not idle(packet, header):
             self._active = now
 
@@ -228,91 +276,91 @@ class UserFlow:
         """The same of IPv6.  What is of the link is nobody's here."""
         size = len(packet)
         if size < HEADER6 or packet[0] >> 4 != 6 or self._table is None or not self._networks6 or link_scope6(packet):
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
         total = HEADER6 + (packet[4] << 8 | packet[5])
         if total > size:
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
-        if self._filter6 and self._table.network6(int.from_bytes(packet[8:24], "big")) is not self:
-            self._in_errors += 1
+        plan = self._plan
+        if plan.filter6 and self._table.network6(int.from_bytes(packet[8:24], "big")) is not self:
+            self._counted().in_errors += 1
             return
         if self._police_up is not None and not self._police_up.take(now, total):
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
         if total != size:
             packet = packet[:total]
-        if self._in_mss and packet[6] == TCP:
-            packet = clamp_mss6(packet, self._in_mss - _MORE6)
+        if plan.in_mss and packet[6] == TCP:
+            packet = clamp_mss6(packet, plan.in_mss - _MORE6)
         try:
-            self._interface.write(packet)
+            plan.interface.write(packet)
         except OSError:
-            self._in_errors += 1
+            self._counted().in_errors += 1
             return
-        self._in_packets += 1
-        self._in_bytes += total
+        tally = self._tally or self._counted()
+        tally.in_packets += 1
+        tally.in_bytes += total
         if not idle6(packet):
             self._active = now
 
     def output(self, packet: bytes, interface: SharedInterface, now: float) -> None:
         """A sound packet for the peer, from *interface*."""
+        plan = self._plan
+        mtu = plan.mtu
         header = HEADER[packet[0]]
         size = len(packet)
         if packet[9] == ICMP and redirects(packet, header):
             interface.ignored += 1
             return
-        if size > self._mtu and packet[6] & DF >> 8:
-            self._out_errors += 1
-            interface.too_big(packet, self._mtu, now)
+        if size > mtu and packet[6] & DF >> 8:
+            self._counted().out_errors += 1
+            interface.too_big(packet, mtu, now)
             return
         if self._police_down is not None and not self._police_down.take(now, size):
-            self._out_errors += 1
+            self._counted().out_errors += 1
             return
-        if self._out_mss and packet[9] == TCP:
-            packet = clamp_mss(packet, header, self._out_mss)
-        if size <= self._mtu:
-            self._out_packets += 1
-            self._out_bytes += size
+        if plan.out_mss and packet[9] == TCP:
+            packet = clamp_mss(packet, header, plan.out_mss)
+        tally = self._tally or self._counted()
+        if size <= mtu:
+            tally.out_packets += 1
+            tally.out_bytes += size
             self._send(_PPP_IP + packet)
         else:
-            pieces = fragment(packet, self._mtu)
+            pieces = fragment(packet, mtu)
             if not pieces:
-                self._out_errors += 1
+                tally.out_errors += 1
                 return
             for piece in pieces:
-                self._out_packets += 1
-                self._out_bytes += len(piece)
+                tally.out_packets += 1
+                tally.out_bytes += len(piece)
                 self._send(_PPP_IP + piece)
         if not idle(packet, header):
             self._active = now
 
     def output6(self, packet: bytes, interface: SharedInterface, now: float) -> None:
         """The same of IPv6."""
+        plan = self._plan
         size = len(packet)
-        if size > self._mtu:
-            self._out_errors += 1
-            interface.too_big(packet, self._mtu, now)
+        if size > plan.mtu:
+            self._counted().out_errors += 1
+            interface.too_big(packet, plan.mtu, now)
             return
         if self._police_down is not None and not self._police_down.take(now, size):
-            self._out_errors += 1
+            self._counted().out_errors += 1
             return
-        if self._out_mss and packet[6] == TCP:
-            packet = clamp_mss6(packet, self._out_mss - _MORE6)
-        self._out_packets += 1
-        self._out_bytes += size
+        if plan.out_mss and packet[6] == TCP:
+            packet = clamp_mss6(packet, plan.out_mss - _MORE6)
+        tally = self._tally or self._counted()
+        tally.out_packets += 1
+        tally.out_bytes += size
         self._send(_PPP_IPV6 + packet)
         if not idle6(packet):
             self._active = now
 
     def counters(self) -> Counters:
-        return Counters(
-            self._in_bytes,
-            self._in_packets,
-            self._in_errors,
-            self._out_bytes,
-            self._out_packets,
-            self._out_errors,
-        )
+        return self.by_python()
 
     def last_active(self) -> float:
         return self._active
@@ -329,7 +377,17 @@ class UserFlow:
 
     def by_python(self) -> Counters:
         """What Python has carried."""
-        return UserFlow.counters(self)
+        tally = self._tally
+        if tally is None:
+            return _NOTHING
+        return Counters(
+            tally.in_bytes,
+            tally.in_packets,
+            tally.in_errors,
+            tally.out_bytes,
+            tally.out_packets,
+            tally.out_errors,
+        )
 
     def entries(self) -> tuple[str, ...]:
         """The maps of the kernel in which it has entries, a name for each entry."""
@@ -359,6 +417,9 @@ class UserFlow:
             self._table.closed = self._table.closed.plus(self.by_python())
             self._table.remove(self._address, self._networks, self._networks6)
             self._table = None
+            # Of an encrypted session it is that session's own, which keeps the flow for its last counters: part, so
+            # that both go at once.
+            self._send = _nowhere
         return self.counters()
 
     def late(self) -> Counters:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Callable
 
 from ..config.model import Tunnel
@@ -19,12 +18,10 @@ _PASSWORD_TYPES = (b"\x05", b"\x06", b"\xfe")
 class Dumped(Station):
     """A station whose packets are logged as its tunnel says."""
 
-    __slots__ = ()
+    __slots__ = ("tunnel",)
 
-    @property
-    @abstractmethod
-    def tunnel(self) -> Tunnel:
-        """Its options."""
+    #: Its options.
+    tunnel: Tunnel
 
     def send(self, protocol: int, payload: bytes) -> None:
         if self.tunnel.dump_out:
@@ -45,7 +42,7 @@ class Dumped(Station):
 
     def sender(self) -> Callable[[bytes], None]:
         """What sends data."""
-        send = self.call.send if self.mppe is None else self.send_encrypted
+        send: Callable[[bytes], None] = self.call if self.mppe is None else self.send_encrypted
         if "ip" not in self.tunnel.dump_out:
             return send
 

@@ -10,6 +10,8 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Protocol
 
 from ..aaa.base import Accept, Authenticator, names
+from ..admission import UnderWay
+from ..config import model
 from ..config.model import Bind, Config, Interface, Realm, Tunnel
 from ..pipex.base import NO_WISH, Backend, Wish
 from ..pipex.icmp import RateLimit
@@ -62,12 +64,19 @@ class Site:
 class Login:
     """An account of a realm, and where its sessions go."""
 
-    realm: Realm
+    bind: Bind
     #: What the realm looks up.
     account: str
     #: What limits count: the name less what the strip options take off, with its suffix.
     user: str
-    interface: str
+
+    @property
+    def realm(self) -> Realm:
+        return self.bind.realm
+
+    @property
+    def interface(self) -> str:
+        return self.bind.interface.name
 
     def of_realm(self, other: Login | None) -> bool:
         """Is it of the same realm?"""
@@ -99,6 +108,11 @@ def _host(network: IPv4Network) -> int | None:
     return int(network.network_address) if network.prefixlen == 32 else None
 
 
+def _place(domain: int, address: int) -> int:
+    """One number for both; in the first domain the address itself, and no other object."""
+    return domain << 32 | address if domain else address
+
+
 class Engine:
     """The PPP engine.  Carriers open sessions on it; it does no I/O."""
 
@@ -124,12 +138,13 @@ class Engine:
         self.sessions: dict[int, Session] = {}
         #: What operators want of the data path of sessions, by id.
         self.wishes: dict[int, Wish] = {}
-        self._by_user: dict[str, list[Session]] = {}
+        # Most users have one session.
+        self._by_user: dict[str, Session | list[Session]] = {}
         #: Those that a realm has given another name, by that.
         self._renamed: dict[str, list[Session]] = {}
         #: The pools of all ipcp blocks, by name.
         self.pools: dict[str, Pool] = {}
-        #: By domain and address: ``domain << 32 | address``.
+        #: By domain and address: see :func:`_place`.
         self._by_address: dict[int, Session] = {}
         #: By domain and network, those with one behind them.
         self._by_network: dict[tuple[int, IPv4Network], Session] = {}
@@ -137,10 +152,13 @@ class Engine:
         self._next_id = 0
         # Those that have never been up, the oldest first.
         self._half_open: OrderedDict[Session, None] = OrderedDict()
+        self.under_way = UnderWay()
         #: Admitted sessions, up or about to be.
         self.bound = 0
-        #: Logins refused, and frames dropped by reason, since the start.
-        self.refused = 0
+        #: Since the start: logins refused, by realm; sessions that have ended without coming up, by the name and the
+        #: protocol of their tunnel; and frames dropped, by reason.
+        self.refused: Counter[str] = Counter()
+        self.failed: Counter[tuple[str, model.Protocol, Cause]] = Counter()
         self.malformed: Counter[str] = Counter()
         self.listeners: list[Notify] = []
         #: May the end of a stranger's session be logged?
@@ -190,10 +208,16 @@ class Engine:
         self._next_id += 1
         session = self.sessions[ppp_id] = Session(self, ppp_id, call, now)
         self._half_open[session] = None
+        self.under_way.begin(now)
         proxy = call.link.proxy
         if proxy is not None:
             session.begin(proxy, now)
         return session
+
+    @property
+    def opened(self) -> int:
+        """How many sessions there have ever been."""
+        return self._next_id
 
     @property
     def half_open(self) -> int:
@@ -202,7 +226,9 @@ class Engine:
 
     def forget(self, session: Session) -> None:
         """The session is dead."""
-        self._half_open.pop(session, None)
+        if session in self._half_open:
+            del self._half_open[session]
+            self.under_way.end(session.started)
         self.wishes.pop(session.id, None)
         del self.sessions[session.id]
 
@@ -210,6 +236,7 @@ class Engine:
         """Tell listeners of "start" and "stop", and of "change": of its profile, or of what carries its data."""
         if event == "start":
             del self._half_open[session]
+            self.under_way.end(session.started, now)
         for listener in self.listeners:
             listener(event, session, now)
 
@@ -228,8 +255,13 @@ class Engine:
                 best, length = bind, len(suffix)
         if best is None:
             return None
-        user, account = names(best.realm, username)
-        return Login(best.realm, account, user, best.interface.name)
+        return self.login(best, username)
+
+    @staticmethod
+    def login(bind: Bind, username: str) -> Login:
+        """The account of a name in the realm that is for it."""
+        user, account = names(bind.realm, username)
+        return Login(bind, account, user)
 
     def admit(self, session: Session, login: Login, accept: Accept, now: float) -> str:
         """Count an authenticated session against the limits and give it an address; returns why not, or ""."""
@@ -263,8 +295,14 @@ class Engine:
         if refusal:
             self.release(session)
             return refusal
-        session.login_of = login
-        self._by_user.setdefault(login.user, []).append(session)
+        session.bind = login.bind
+        others = self._by_user.get(login.user)
+        if others is None:
+            self._by_user[login.user] = session
+        elif isinstance(others, list):
+            others.append(session)
+        else:
+            self._by_user[login.user] = [others, session]
         self._by_ipcp[ipcp.name] += 1
         self.bound += 1
         return ""
@@ -307,7 +345,7 @@ class Engine:
         """Who has a network; one of a single address may be had as an address, too."""
         holder = self._by_network.get((site.domain, network))
         if holder is None and network.prefixlen == 32:
-            holder = self._by_address.get(site.domain << 32 | int(network.network_address))
+            holder = self._by_address.get(_place(site.domain, int(network.network_address)))
         return holder
 
     def _give(self, session: Session, site: Site, pool: Pool, accept: Accept, now: float) -> str:
@@ -354,7 +392,7 @@ class Engine:
         assert site is not None
         session.address = address
         session.prefixlen = prefixlen
-        self._by_address[site.domain << 32 | address] = session
+        self._by_address[_place(site.domain, address)] = session
         if prefixlen < 32:
             self._by_network[site.domain, IPv4Network((address, prefixlen), strict=False)] = session
         self._reroute(session, site)
@@ -395,7 +433,7 @@ class Engine:
         session.routes = ()
         if session.address:
             site.pool.release(session.address)
-            del self._by_address[site.domain << 32 | session.address]
+            del self._by_address[_place(site.domain, session.address)]
             if session.prefixlen < 32:
                 del self._by_network[site.domain, IPv4Network((session.address, session.prefixlen), strict=False)]
             session.address, session.prefixlen = 0, 32
@@ -404,11 +442,12 @@ class Engine:
             self.bound -= 1
             self._by_ipcp[site.conf.ipcp.name] -= 1
             mine = self._by_user[login.user]
-            mine.remove(session)
-            if not mine:
+            if isinstance(mine, list):
+                mine.remove(session)
+            if mine is session or mine == []:
                 del self._by_user[login.user]
             self.rename(session, session.profile.username, "")
-            session.login_of = None
+            session.bind = None
         session.site = None
 
     # Look-ups.
@@ -429,7 +468,8 @@ class Engine:
 
     def by_user(self, name: str) -> list[Session]:
         """The sessions that are admitted for a user, by the name that servers know it by."""
-        found = [session for session in self._by_user.get(name, ()) if session.name == name]
+        mine = self._by_user.get(name, [])
+        found = [session for session in (mine if isinstance(mine, list) else [mine]) if session.name == name]
         return found + self._renamed.get(name, [])
 
     def rename(self, session: Session, old: str, new: str) -> None:
@@ -439,11 +479,12 @@ class Engine:
             mine.remove(session)
             if not mine:
                 del self._renamed[old]
-        if new and session.login_of is not None and new != session.login_of.user:
+        login = session.login_of
+        if new and login is not None and new != login.user:
             self._renamed.setdefault(new, []).append(session)
 
     def by_address(self, address: int, domain: int = 0) -> Session | None:
-        return self._by_address.get(domain << 32 | address)
+        return self._by_address.get(_place(domain, address))
 
     # Commands.
 

@@ -118,4 +118,10 @@ class IpcpClient(Ipcp):
                 self.wants[kind] = int.from_bytes(value, "big")
 
     def judge(self, wishes: list[Option], now: float) -> tuple[list[Option], list[Option]]:
-        return [], [(kind, value) for kind, value in wishes if kind != proto.OPT_ADDRESS or len(value) != 4]
+        refused = []
+        for kind, value in wishes:
+            if kind == proto.OPT_ADDRESS and len(value) == 4:
+                self.host.choose_address(int.from_bytes(value, "big"), now)
+            else:
+                refused.append((kind, value))
+        return [], refused

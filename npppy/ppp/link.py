@@ -134,10 +134,15 @@ class Tap(Protocol):
 class Call(Protocol):
     """What PPP and captures ask of a carrier."""
 
-    link: Link
+    @property
+    def link(self) -> Link:
+        """It may be made anew each time once the session is at rest: not for what is done with every frame."""
 
     def send(self, frame: bytes) -> None:
         """Send a frame, from its Protocol field on.  It is lost silently where the carrier cannot send now."""
+
+    def __call__(self, frame: bytes) -> None:
+        """The same: so who only sends needs nothing but the call, and no method bound to it for days."""
 
     def close(self, cause: Cause) -> None:
         """PPP has finished; tell the peer and forget the call.  The session is not called again."""
@@ -153,6 +158,9 @@ class Call(Protocol):
         Protocol field, and Address and Control.
         """
 
+    def rest(self) -> None:
+        """Nothing is negotiated any more: what can be made anew need not be kept."""
+
     def tap(self, tap: Tap | None) -> None:
         """Let *tap* look on at all frames that pass the carrier, both ways, in place of another; None: nobody."""
 
@@ -166,8 +174,11 @@ class Upper(Protocol):
     def gone(self, cause: Cause, reason: str, now: float) -> None:
         """The call has gone; do not send or close.  *reason* is for the log."""
 
-    def changed(self, link: Link, now: float) -> None:
-        """The path, its MTU or its speed have changed; *link* is the call's already."""
+    def changed(self, link: Link, now: float, *, moved: bool = False) -> None:
+        """The path, its MTU or its speed have changed; *link* is the call's already.
+
+        *moved*: what the data path has been told of the carrier is no longer so.
+        """
 
 
 class _Nobody:
@@ -179,7 +190,7 @@ class _Nobody:
     def gone(self, cause: Cause, reason: str, now: float) -> None:
         """Nobody listens."""
 
-    def changed(self, link: Link, now: float) -> None:
+    def changed(self, link: Link, now: float, *, moved: bool = False) -> None:
         """Nobody listens."""
 
 

@@ -8,11 +8,11 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
 from ..aaa.base import NO_PROFILE, Accept, Answer, Challenge, Failed, Pending, Profile, Proof, Reject, Request
-from ..config.model import AuthMethod, Mppe, PipexChoice, Tunnel
-from ..pipex.base import MPPE_MTU, NO_WISH, ConflictError, Counters, Flow, FlowSpec, Police
+from ..config.model import AuthMethod, Bind, Mppe, Realm
+from ..pipex.base import NO_WISH, ConflictError, Counters, Flow, Police
 from ..text import printable
 from ..wheel import Wheel
-from . import proto
+from . import carriage, proto
 from .cause import Cause
 from .chap import ChapServer
 from .dump import Dumped
@@ -22,7 +22,6 @@ from .ipcp import Ipcp
 from .lcp import DEFAULT_ACCM, Lcp, LcpPolicy
 from .link import Call, Link, Proxy
 from .login import Asking
-from .mppe import OVERHEAD as MPPE_LEN
 from .pap import PapServer
 from .privacy import Privacy, required, title, wanted
 from .proxy import UnacceptableError, accept, server
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
 #: Lines that a peer can make us log at once, and the seconds to the next one after those.
 REMARK_BURST = 20
 REMARK_INTERVAL = 3
-
-#: Who carries the data, if it is not Python.
-OFFLOAD = (PipexChoice.YES, PipexChoice.EBPF)
 
 #: Seconds that the clock which a back end hears peers by may be behind ours.
 CLOCK_TICK = 0.02
@@ -58,15 +54,14 @@ class Session(Dumped):
         "_dialin",
         "_echo_at",
         "_echoes",
-        "_encap",
         "_limited",
         "_sworn",
         "address",
         "authentic",
+        "bind",
         "cause",
         "engine",
         "id",
-        "login_of",
         "prefixlen",
         "profile",
         "reason",
@@ -81,13 +76,14 @@ class Session(Dumped):
 
     def __init__(self, engine: Engine, ppp_id: int, call: Call, now: float) -> None:
         super().__init__(call)
+        self.tunnel = call.link.tunnel
         self.engine = engine
         #: npppd's ppp id: counted through the whole life of the process.
         self.id = ppp_id
         #: As the peer sent it.
         self.username = ""
-        #: The account that the session counts for, once admitted.
-        self.login_of: Login | None = None
+        #: The realm that has let it in, and where its sessions go, once admitted.
+        self.bind: Bind | None = None
         #: Where its packets go, once admitted.
         self.site: Site | None = None
         #: The name servers to tell the peer, by IPCP option; shared by all that are told the same.
@@ -110,8 +106,6 @@ class Session(Dumped):
         self.up_since: float | None = None
         self.cause = Cause.NAS_ERROR
         self.reason = ""
-        # What the data path has been told of the carrier.
-        self._encap: object = None
         # Whether data was encrypted once, and so is never to pass in the clear any more.
         self._sworn = False
         # While the peer is asked who it is.
@@ -134,8 +128,14 @@ class Session(Dumped):
         self.wheel.arm(self, self._deadline)
 
     @property
-    def tunnel(self) -> Tunnel:
-        return self.call.link.tunnel
+    def login_of(self) -> Login | None:
+        """The account that the session counts for, once admitted."""
+        return None if self.bind is None else self.engine.login(self.bind, self.username)
+
+    @property
+    def realm(self) -> Realm | None:
+        """The same account's realm, which costs less to ask for."""
+        return None if self.bind is None else self.bind.realm
 
     @property
     def wheel(self) -> Wheel:
@@ -149,7 +149,8 @@ class Session(Dumped):
     @property
     def name(self) -> str:
         """The user's name as servers know it."""
-        return self.profile.username or (self.login_of.user if self.login_of else self.username)
+        login = self.login_of
+        return self.profile.username or (self.username if login is None else login.user)
 
     def random(self, count: int) -> bytes:
         return self.engine.random(count)
@@ -298,7 +299,7 @@ class Session(Dumped):
 
     def login(self, username: bytes, proof: Proof, now: float) -> None:
         name = username.decode("utf-8", "surrogateescape")
-        if self.login_of is not None and name != self.username:
+        if self.bind is not None and name != self.username:
             self.end(Cause.USER_ERROR, "another user after renegotiation", now)
             return
         self.username = name
@@ -370,14 +371,14 @@ class Session(Dumped):
         elif self._again and answer.mppe is Mppe.REQUIRED and not self._must_encrypt:
             # Its data has long passed in the clear.
             refusal = "its packets must be encrypted from now on"
-        elif self.login_of is not None and answer.address not in (None, self.address):
+        elif self.bind is not None and answer.address not in (None, self.address):
             # Whoever gives out addresses takes the old one for free.
             refusal = f"it has another address now, {IPv4Address(answer.address)}"
-        elif login is not None and self.login_of is None:
+        elif login is not None and self.bind is None:
             # Limits and addresses come before the peer hears of success.
             refusal = self.engine.admit(self, login, answer, now)
         if refusal or not isinstance(answer, Accept):
-            self.engine.refused += 1
+            self.engine.refused[login.realm.name if login is not None else ""] += 1
             self.log(
                 logging.WARNING,
                 f'layer=base logtype=TUNNELDENY user="{printable(self.username)}" '
@@ -514,58 +515,16 @@ class Session(Dumped):
 
     def open_flow(self, now: float) -> bool:
         """Hand the data to the back end, anew if it has it; False: the session has ended over it."""
-        site, tunnel, wish = self.site, self.tunnel, self.engine.wishes.get(self.id, NO_WISH)
-        assert site is not None
+        assert self.site is not None
         self._close_flow()
-        encap = self._encap = self.call.link.encap
-        # What MPPE adds is no part of the MRU, but the path must carry it, too.
-        room = self.call.link.max_mru - (0 if self.mppe is None else MPPE_LEN)
-        up, down = self.limits
-        spec = FlowSpec(
-            session=self.id,
-            domain=site.domain,
-            interface=site.conf.name,
-            address=self.address,
-            prefixlen=self.prefixlen,
-            networks=self.routes,
-            mtu=min(self.peer_mru, room, self.profile.mtu or room),
-            mru=min(self.mru, room),
-            ingress_filter=tunnel.ingress_filter,
-            mss_adjust=tunnel.tcp_mss_adjust,
-            send=self.sender(),
-            encap=encap,
-            offload=not self.why_python(),
-            fast=tunnel.pipex_fast,
-            echo="lcp" not in tunnel.dump_in | tunnel.dump_out,
-            magic=self.magic,
-            peer_magic=self.peer_magic,
-            police_up=up,
-            police_down=down,
-            mirror=wish.mirror,
-            mppe=self.mppe,
-        )
         try:
-            self.flow = site.backend.add(spec, now)
+            self.flow = self.site.backend.add(carriage.spec(self), now)
         except ConflictError as error:
             self.end(Cause.NAS_ERROR, str(error), now)
             return False
         if self.up_since is not None:
             self.engine.notify("change", self, now)
         return True
-
-    def why_python(self) -> str:
-        """Why Python must carry its data, whatever the kernel can; "" if it need not."""
-        tunnel = self.tunnel
-        if tunnel.pipex not in OFFLOAD:
-            return f"tunnel {tunnel.name} says pipex {tunnel.pipex.value}"
-        if {"ip", "mppe"} & (tunnel.dump_in | tunnel.dump_out):
-            return f"tunnel {tunnel.name} has the packets dumped"
-        if self.mppe is not None:
-            if self.mppe.stateful:
-                return "MPPE is stateful"
-            if max(self.mru, self.peer_mru) > MPPE_MTU:
-                return f"the kernel encrypts no packets of more than {MPPE_MTU} octets"
-        return "an operator wants it so" if self.engine.wishes.get(self.id, NO_WISH).user else ""
 
     def ipcp_up(self, now: float) -> None:
         self.remark(f"layer=ipcp logtype=Opened ip={self.ip}", now)
@@ -635,6 +594,7 @@ class Session(Dumped):
             if self.mppe is None:
                 # CCP has been refused, and will not be heard again.
                 self.privacy = None
+            self.call.rest()
 
     def expire(self, now: float) -> None:
         if self.phase is not Phase.UP:
@@ -734,7 +694,7 @@ class Session(Dumped):
         if self.phase is not Phase.DEAD:
             self._forget()
 
-    def changed(self, link: Link, now: float) -> None:
+    def changed(self, link: Link, now: float, *, moved: bool = False) -> None:
         """The path has changed: what no longer fits is negotiated anew, and the data path told where the peer is."""
         if self.phase >= Phase.TERMINATE:
             return
@@ -747,7 +707,7 @@ class Session(Dumped):
             lcp = self.lcp = self._make_lcp(State.INITIAL)
             lcp.open(now)
             lcp.up(now)
-        elif self.flow is not None and link.encap != self._encap:
+        elif moved and self.flow is not None:
             self.open_flow(now)
 
     def _ending(self, cause: Cause, reason: str, now: float) -> None:
@@ -770,8 +730,10 @@ class Session(Dumped):
                 f'iface={self.site.conf.name} cause={cause.title} reason="{reason}"',
             )
             self.engine.notify("stop", self, now)
-        elif self.username or self.engine.strangers.take(now):
-            self.log(logging.INFO, f'layer=base logtype=Terminated cause={cause.title} reason="{reason}"')
+        else:
+            self.engine.failed[self.tunnel.name, self.tunnel.protocol, cause] += 1
+            if self.username or self.engine.strangers.take(now):
+                self.log(logging.INFO, f'layer=base logtype=Terminated cause={cause.title} reason="{reason}"')
         self.engine.release(self)
 
     def _stop_upper(self, now: float) -> None:

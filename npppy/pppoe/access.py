@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..config import model
@@ -13,10 +13,10 @@ from ..cursor import Malformed
 from ..ids import FORBIDDEN, SessionIds
 from ..port import Port
 from ..ppp.cause import Cause
-from ..ppp.link import IN, OUT, Call, Caller, Link, Tap, Upper
+from ..ppp.link import IN, OUT, Call, Tap, Upper
 from ..wheel import Timed, Wheel
 from . import codec
-from .call import PppoeCall, PppoeEncap, Request, Transmit
+from .call import PppoeCall, Request, Transmit
 from .codec import Code, Discovery, Tag
 from .cookie import CookieJar
 from .service import Bucket, Service
@@ -28,15 +28,13 @@ MAX_MRU = 1492
 #: Octets of PPPoE and PPP headers in an Ethernet payload.
 OVERHEAD = 8
 
-#: LCP options of no use on Ethernet: ACCM, PFC, ACFC, FCS-Alternatives (RFC 2516 section 7).
-UNWANTED = frozenset((2, 7, 8, 9))
-
 #: PADOs that wait for their time, a port.
 MAX_OFFERS = 1000
 #: PADTs a second and port for frames of sessions that there are not.
 ORPHAN_RATE = 100
 
 _KIND = model.Protocol.PPPOE
+#: What stands between the addresses and SESSION_ID in a frame of a session.
 _SESSION_START = b"\x88\x64\x11\x00"
 _LCP = b"\xc0\x21"
 _PAP = b"\xc0\x23"
@@ -89,7 +87,6 @@ class AccessPort:
         "_dump_in",
         "_dump_out",
         "_ids",
-        "_nas",
         "_offered",
         "_orphans",
         "_services",
@@ -98,6 +95,7 @@ class AccessPort:
         "drops",
         "mac",
         "mtu",
+        "nas",
         "offers",
         "port",
         "requests",
@@ -112,9 +110,10 @@ class AccessPort:
         self.transmit = transmit
         #: Packets dropped and requests refused, by reason: source, destination (wrong addresses), malformed, size (no
         #: room for an answer), code (nothing for a server), session (there is none), service, padi-limit, pado-delay,
-        #: cookie, error-tag, session-limit, session-ids (none left), refused (by PPP).
+        #: cookie, error-tag, session-limit, session-ids (none left), refused (by PPP), busy (PADI that nobody had
+        #: time for).
         self.drops = drops
-        #: Sessions by the peer's MAC address and SESSION_ID, as they stand in a frame.
+        #: Sessions by what stands before LENGTH in a frame of theirs: our MAC address, the peer's, type, SESSION_ID.
         self.calls: dict[bytes, PppoeCall] = {}
         #: The PADS of sessions that LCP has not been heard of on.
         self.requests: dict[Request, bytes] = {}
@@ -125,8 +124,8 @@ class AccessPort:
         self._ids = SessionIds(world.rng)
         self._orphans = Bucket(ORPHAN_RATE)
         self._cookie_name = repr(port).encode()
-        # Kept, since all sessions of the port have it.
-        self._nas = mac.hex(":")
+        #: The MAC address as text: kept, since all sessions of the port have it.
+        self.nas = mac.hex(":")
         self._services: dict[str, Service] = {}
         self._by_name: dict[bytes, tuple[Service, str]] = {}
         self._offered: list[bytes] = []
@@ -142,6 +141,7 @@ class AccessPort:
                 service = Service(tunnel, options, self.mac)
             else:
                 service.configure(tunnel, options, self.mac)
+                service.recount(call.mac for call in self.calls.values() if call.service is service and call.counted)
             services[tunnel.name] = service
         by_name: dict[bytes, tuple[Service, str]] = {}
         self._by_name = by_name
@@ -164,9 +164,7 @@ class AccessPort:
         """The interface has another MTU, in octets of Ethernet payload.  A session is told when it became too small."""
         self.mtu = mtu
         for call in list(self.calls.values()):
-            if call.link.max_mru > mtu - OVERHEAD:
-                call.link = replace(call.link, max_mru=mtu - OVERHEAD)
-                call.upper.changed(call.link, now)
+            call.restrict(mtu - OVERHEAD, now)
 
     def close(self, cause: Cause, reason: str, now: float, *, padt: bool) -> None:
         """The port goes down, and all its sessions with it."""
@@ -197,22 +195,21 @@ class AccessPort:
 
     def receive(self, frame: bytes, now: float) -> None:
         """An Ethernet frame from the port, without VLAN tags.  Whatever it holds, this does not raise."""
-        if frame[12:16] == _SESSION_START and frame[:6] == self.mac and len(frame) >= 20:
-            call = self.calls.get(frame[6:12] + frame[16:18])
-            if call is not None:
-                if self.taps:
-                    self.tapped(IN, call.key, frame)
-                # What lies behind LENGTH is padding.
-                end = 20 + (frame[18] << 8 | frame[19])
-                if end <= len(frame):
-                    if call.request is not None and frame[20:22] == _LCP:
-                        # The peer has its PADS: from now on its PADR would be that of a host that started anew.
-                        del self.requests[call.request]
-                        call.request = None
-                    if call.service.dump_in:
-                        self.dump("RecvSession", frame)
-                    call.upper.receive(frame[20:end], now)
-                    return
+        call = self.calls.get(frame[:18])
+        if call is not None and len(frame) >= 20:
+            if self.taps:
+                self.tapped(IN, call.key, frame)
+            # What lies behind LENGTH is padding.
+            end = 20 + (frame[18] << 8 | frame[19])
+            if end <= len(frame):
+                if call.request is not None and frame[20:22] == _LCP:
+                    # The peer has its PADS: from now on its PADR would be that of a host that started anew.
+                    del self.requests[call.request]
+                    call.request = None
+                if call.service.dump_in:
+                    self.dump("RecvSession", frame)
+                call.upper.receive(frame[20:end], now)
+                return
         try:
             self._receive_other(frame, now)
         except Malformed as error:
@@ -233,7 +230,7 @@ class AccessPort:
                 self.dump("RecvDiscovery", frame)
             if self.taps:
                 # A PADT.
-                self.tapped(IN, source + frame[16:18], frame)
+                self.tapped(IN, self._key(source, frame[16:18]), frame)
             self._discovery(codec.decode_discovery(frame), now)
 
     def _stray(self, session: codec.Session, now: float) -> None:
@@ -343,26 +340,10 @@ class AccessPort:
         if session_id == 0:
             self._refuse(packet, Tag.AC_SYSTEM_ERROR, "no session left", "session-ids")
             return
-        mac = packet.source
-        link = Link(
-            tunnel=service.tunnel,
-            caller=Caller(
-                text=mac.hex(":"),
-                mac=mac,
-                port=self.port,
-                nas=self._nas,
-                service=name,
-                circuit_id=line.circuit_id,
-                remote_id=line.remote_id,
-            ),
-            max_mru=max_mru,
-            unwanted=UNWANTED,
-            encap=PppoeEncap(self.port, self.mac, mac, session_id),
-        )
-        pads = codec.discovery_frame(mac, self.mac, Code.PADS, session_id, payload)
+        pads = codec.discovery_frame(packet.source, self.mac, Code.PADS, session_id, payload)
         # PPP may send at once, but nothing may be seen before the PADS.
         held: list[bytes] = []
-        call = PppoeCall(self, service, link, request, session_id, held.append)
+        call = PppoeCall(self, service, service.terms(name, max_mru), line, request, session_id, held.append)
         self.calls[call.key] = call
         self.requests[request] = pads
         upper = self._world.open_session(call, now)
@@ -380,11 +361,15 @@ class AccessPort:
 
     def _padt(self, packet: Discovery, now: float) -> None:
         """RFC 2516 section 5.5."""
-        call = self.calls.get(packet.source + packet.session_id.to_bytes(2, "big"))
+        call = self.calls.get(self._key(packet.source, packet.session_id.to_bytes(2, "big")))
         if call is None:
             self.drops["session"] += 1
         else:
             call.end(Cause.USER_REQUEST, "PADT received", now, padt=False)
+
+    def _key(self, mac: bytes, session_id: bytes) -> bytes:
+        """See :attr:`calls`."""
+        return self.mac + mac + _SESSION_START + session_id
 
     # Frames out.
 
@@ -430,7 +415,7 @@ class AccessPort:
             self.dump("SendDiscovery", frame)
         if self.taps:
             # A PADS, if it was lost, or a PADT; other packets tell no session.
-            self.tapped(OUT, frame[:6] + frame[16:18], frame)
+            self.tapped(OUT, self._key(frame[:6], frame[16:18]), frame)
         self.transmit(frame)
 
     def tapped(self, way: int, key: bytes, frame: bytes) -> None:

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..port import Port
 from ..ppp.cause import Cause
-from ..ppp.link import NOBODY, OUT, Link, Tap, Upper
+from ..ppp.link import NOBODY, OUT, Caller, Link, Tap, Upper
 from . import codec
+from .codec import AccessLine
 
 if TYPE_CHECKING:
     from .access import AccessPort
-    from .service import Service
+    from .service import Service, Terms
 
 log = logging.getLogger("npppy.pppoe")
+
+#: LCP options of no use on Ethernet: ACCM, PFC, ACFC, FCS-Alternatives (RFC 2516 section 7).
+UNWANTED = frozenset((2, 7, 8, 9))
 
 #: What tells a PADR from another of the same host: MAC, AC-Cookie, Host-Uniq, Relay-Session-Id.
 Request = tuple[bytes, bytes, bytes | None, bytes | None]
@@ -43,12 +47,32 @@ def _nowhere(frame: bytes) -> None:
 class PppoeCall:
     """A session.  It rests here for days, so it holds what sending needs and nothing of its discovery."""
 
-    __slots__ = ("_counted", "_header", "_port", "_transmit", "link", "request", "service", "slot", "upper")
+    __slots__ = (
+        "_line",
+        "_link",
+        "_port",
+        "_terms",
+        "_transmit",
+        "counted",
+        "key",
+        "request",
+        "service",
+        "slot",
+        "upper",
+    )
 
     def __init__(
-        self, port: AccessPort, service: Service, link: Link, request: Request, session_id: int, transmit: Transmit
+        self,
+        port: AccessPort,
+        service: Service,
+        terms: Terms,
+        line: AccessLine,
+        request: Request,
+        session_id: int,
+        transmit: Transmit,
     ) -> None:
-        self.link = link
+        #: What the port finds it by, and all that is kept of peer and SESSION_ID: a frame of the peer before LENGTH.
+        self.key = codec.session_header(port.mac, request[0], session_id)
         self.service = service
         #: Its PADR, until LCP has been heard of: the same PADR gets the same PADS.
         self.request: Request | None = request
@@ -56,35 +80,69 @@ class PppoeCall:
         self.slot = -1
         self.upper: Upper = NOBODY
         self._port = port
+        self._terms = terms
+        self._line = line
+        # Until it rests.
+        self._link: Link | None = None
+        self._link = self.link
         self._transmit = transmit
-        self._counted = True
-        service.count(link.caller.mac)
-        # All of a session frame before LENGTH.
-        self._header = codec.session_header(link.caller.mac, port.mac, session_id)
+        #: Whether limits count it.
+        self.counted = True
+        service.count(self.mac)
 
     @property
-    def key(self) -> bytes:
-        """What the port finds it by: the peer's MAC address and the SESSION_ID."""
-        return self._header[:6] + self._header[16:18]
+    def mac(self) -> bytes:
+        """The peer's."""
+        return self.key[6:12]
 
     @property
     def session_id(self) -> int:
-        return int.from_bytes(self._header[16:18], "big")
+        return int.from_bytes(self.key[16:], "big")
+
+    @property
+    def link(self) -> Link:
+        if self._link is not None:
+            return self._link
+        port, terms, mac = self._port, self._terms, self.mac
+        return Link(
+            tunnel=terms.tunnel,
+            caller=Caller(
+                text=mac.hex(":"),
+                mac=mac,
+                port=port.port,
+                nas=port.nas,
+                service=terms.name,
+                circuit_id=self._line.circuit_id,
+                remote_id=self._line.remote_id,
+            ),
+            max_mru=terms.max_mru,
+            unwanted=UNWANTED,
+            encap=PppoeEncap(port.port, port.mac, mac, self.session_id),
+        )
+
+    def restrict(self, max_mru: int, now: float) -> None:
+        """The path allows no larger MRU any more."""
+        if max_mru < self._terms.max_mru:
+            self._terms = self._terms._replace(max_mru=max_mru)
+            self._link = None
+            self.upper.changed(self.link, now)
 
     def padt(self) -> bytes:
         """The frame that ends the session at the peer."""
-        header = self._header
-        return codec.discovery_frame(header[:6], header[6:12], codec.Code.PADT, self.session_id, b"")
+        return codec.discovery_frame(self.mac, self._port.mac, codec.Code.PADT, self.session_id, b"")
 
     # What PPP asks for.
 
     def send(self, frame: bytes) -> None:
-        frame = b"".join((self._header, _length(len(frame)), frame))
+        key = self.key
+        frame = b"".join((key[6:12], key[:6], key[12:], _length(len(frame)), frame))
         if self.service.dump_out:
             self._port.dump("SendSession", frame)
         if self._port.taps:
-            self._port.tapped(OUT, self.key, frame)
+            self._port.tapped(OUT, key, frame)
         self._transmit(frame)
+
+    __call__ = send
 
     def close(self, cause: Cause) -> None:
         if self._port.calls.get(self.key) is self:
@@ -100,6 +158,9 @@ class PppoeCall:
 
     def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         """Of no interest here: RFC 2516 section 7 forbids what the options are about."""
+
+    def rest(self) -> None:
+        self._link = None
 
     def tap(self, tap: Tap | None) -> None:
         taps = self._port.taps
@@ -127,9 +188,9 @@ class PppoeCall:
 
     def discount(self) -> None:
         """Count no more, once: the host may have another session in its place."""
-        if self._counted:
-            self._counted = False
-            self.service.discount(self.link.caller.mac)
+        if self.counted:
+            self.counted = False
+            self.service.discount(self.mac)
 
     def forget(self) -> None:
         """Leave nothing behind."""
@@ -139,4 +200,4 @@ class PppoeCall:
         self._transmit = _nowhere
 
     def __str__(self) -> str:
-        return f"pppoe port={self._port.port} session={self.session_id} mac={self.link.caller.text}"
+        return f"pppoe port={self._port.port} session={self.session_id} mac={self.mac.hex(':')}"

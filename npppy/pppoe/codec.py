@@ -165,18 +165,21 @@ class AccessLine(NamedTuple):
     remote_id: bytes = b""
 
 
+_NO_LINE = AccessLine()
+
+
 def access_line(vendor_tags: Iterable[bytes]) -> AccessLine:
     """The access line as the values of the Vendor-Specific tags tell it; other vendors' are ignored.
 
     The access node adds its tag behind those of the host, so the last one counts.  Raises :class:`Malformed` for a
     sub-tag that goes beyond its tag, or an identifier of more than 63 octets.
     """
-    line = AccessLine()
+    line = _NO_LINE
     for value in vendor_tags:
         cursor = Cursor(value)
         if len(cursor) < 4 or cursor.u32() != BBF_VENDOR:
             continue
-        line = AccessLine()
+        line = _NO_LINE
         while len(cursor):
             kind = cursor.u8()
             content = cursor.take(cursor.u8())

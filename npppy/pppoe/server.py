@@ -1,8 +1,13 @@
-"""The socket shell of PPPoE: a pair of packet sockets for every interface that a tunnel listens on."""
+"""The socket shell of PPPoE: three packet sockets for every interface that a tunnel listens on.
+
+Those that begin have one of their own, which is not read while there is more to do than can be done.  What comes to it
+then is not lost to its host, which asks again: nothing that is old would be of use to it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import logging
@@ -10,7 +15,10 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
+from ..admission import Admission
+from ..buffers import set_buffers
 from ..config.model import Protocol, Tunnel
+from ..entrance import Entrance, Room
 from ..journal import Journal
 from ..port import Port
 from ..ppp.cause import Cause
@@ -22,33 +30,39 @@ from .engine import Engine
 
 log = logging.getLogger("npppy.pppoe")
 
-#: Frames taken from a socket before others get their turn.
+#: Frames taken from the sockets of a kind before others get their turn, and from one of them at least.
 BATCH = 64
-#: Octets of kernel buffer a socket: some thousands of PADI, or of PADT.
+LEAST = 8
+#: Octets of kernel buffer a socket: some thousands of PADR, or of PADT.
 BUFFER = 4 << 20
 #: Seconds that an interface may block the frame that ends an orphan.
 ORPHAN_TIMEOUT = 2.0
 
-# <asm-generic/socket.h>; the socket module does not have them.
+# <asm-generic/socket.h> and <linux/if_packet.h>; the socket module does not have them.
 _SO_ATTACH_FILTER = 26
-_SO_SNDBUFFORCE = 32
-_SO_RCVBUFFORCE = 33
+_SOL_PACKET = 263
+_PACKET_STATISTICS = 6
+#: Frames, with those that there was no room for; those.
+_STATISTICS = struct.Struct("=II")
 
 # <linux/filter.h>: offsets of what the kernel knows of a packet.
 _PKTTYPE = 0xFFFFF000 + 4
 _IFINDEX = 0xFFFFF000 + 8
 _VLAN_TAG_PRESENT = 0xFFFFF000 + 48
-_LOAD, _LOAD_BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x30, 0x15, 0x06
+_LOAD, _LOAD_BYTE, _LOAD_LENGTH, _JUMP_EQUAL, _JUMP_ABOVE, _RETURN = 0x20, 0x30, 0x80, 0x15, 0x25, 0x06
+_Instruction = tuple[int, int, int, int]
+#: Where a discovery packet has its code.
+_CODE_AT = codec.ETHERNET_LEN + 1
 
 
-def _attach_filter(sock: socket.socket, ifindex: int) -> None:
-    """Only frames to our address or to all, and without a VLAN tag.
+def _attach_filter(sock: socket.socket, ifindex: int, padi: bool | None) -> None:
+    """Only frames to our address or to all, and without a VLAN tag; of these PADI alone, or all but PADI, or all.
 
     By the time that a frame reaches a socket of one EtherType, the kernel has taken its tag off.  What tells is the
     VLAN device, which the frame is for now though it came by ours; or the type OTHERHOST, where there is no such
     device.  An answer would go into the wrong VLAN.
     """
-    instructions = (
+    instructions: tuple[_Instruction, ...] = (
         (_LOAD, 0, 0, _IFINDEX),
         (_JUMP_EQUAL, 0, 6, ifindex),
         (_LOAD_BYTE, 0, 0, _PKTTYPE),
@@ -59,31 +73,32 @@ def _attach_filter(sock: socket.socket, ifindex: int) -> None:
         (_RETURN, 0, 0, 0xFFFF),
         (_RETURN, 0, 0, 0),
     )
+    if padi is not None:
+        # What is too short to have a code is malformed, which is for the others to count.
+        kind: tuple[_Instruction, ...] = (
+            (_LOAD_LENGTH, 0, 0, 0),
+            (_JUMP_ABOVE, 0, 2 if padi else 3, _CODE_AT),
+            (_LOAD_BYTE, 0, 0, _CODE_AT),
+            (_JUMP_EQUAL, 1 if padi else 0, 0 if padi else 1, codec.Code.PADI),
+            (_RETURN, 0, 0, 0),
+        )
+        instructions = kind + instructions
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in instructions))
     program = struct.pack("HP", len(instructions), ctypes.addressof(code))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-
-
-def _set_buffer(sock: socket.socket, forced: int, plain: int) -> None:
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
-    except PermissionError:
-        # Without CAP_NET_ADMIN, as much as net.core allows.
-        sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
 
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _open(interface: str, ifindex: int, ethertype: int) -> socket.socket:
-    """A packet socket for one EtherType on one interface; raises OSError."""
+def _open(interface: str, ifindex: int, ethertype: int, padi: bool | None = None) -> socket.socket:
+    """A packet socket for one EtherType on one interface; *padi*: for PADI alone, or all others.  Raises OSError."""
     # With protocol 0 nothing comes in until it is bound, and by then the filter is there.
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     try:
-        _attach_filter(sock, ifindex)
-        _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-        _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+        _attach_filter(sock, ifindex, padi)
+        set_buffers(sock, BUFFER)
         sock.bind((interface, ethertype))
     except OSError:
         sock.close()
@@ -95,24 +110,38 @@ class _Listener:
     """An interface that is there: its sockets, and its access port in the engine."""
 
     def __init__(
-        self, engine: Engine, name: str, ifindex: int, mac: bytes, mtu: int, up: bool, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        entrance: Entrance,
+        admission: Admission,
+        name: str,
+        ifindex: int,
+        mac: bytes,
+        mtu: int,
+        up: bool,
+        clock: Callable[[], float],
     ) -> None:
         """Raises OSError if the interface has gone again."""
         self.ifindex = ifindex
+        #: Frames taken from a socket in a turn.
+        self.batch = BATCH
         self._is_up = up
         self._engine = engine
+        self._entrance = entrance
+        self._admission = admission
         self._clock = clock
         self.port = Port(name)
-        self._discovery = _open(name, ifindex, codec.DISCOVERY)
-        try:
-            self._session = _open(name, ifindex, codec.SESSION)
-        except OSError:
-            self._discovery.close()
-            raise
+        with contextlib.ExitStack() as opened:
+            self._begin = opened.enter_context(_open(name, ifindex, codec.DISCOVERY, True))
+            self._discovery = opened.enter_context(_open(name, ifindex, codec.DISCOVERY, False))
+            self._session = opened.enter_context(_open(name, ifindex, codec.SESSION))
+            opened.pop_all()
+        self._room = Room(self._begin, admission, clock())
         self._access = self._open_port(mac, mtu)
         self._loop = asyncio.get_running_loop()
         for sock in (self._discovery, self._session):
             self._loop.add_reader(sock.fileno(), self._readable, sock)
+        entrance.add(self._begin.fileno(), self._begun)
 
     def _open_port(self, mac: bytes, mtu: int) -> AccessPort:
         return self._engine.port_up(self.port, mac, mtu, self.transmit, self._clock())
@@ -137,17 +166,22 @@ class _Listener:
         for sock in (self._discovery, self._session):
             self._loop.remove_reader(sock.fileno())
             sock.close()
+        self._entrance.remove(self._begin.fileno())
+        self._begin.close()
+
+    @property
+    def _size(self) -> int:
+        """Octets of a frame, with room for the headers; a longer one is none that we could have let the peer send."""
+        return max(self._access.mtu, codec.MAX_PAYLOAD) + 64
 
     def _readable(self, sock: socket.socket) -> None:
-        receive = self._access.receive
-        # With room for the headers; a longer frame is none that we could have let the peer send.
-        size = max(self._access.mtu, codec.MAX_PAYLOAD) + 64
-        now = self._clock()
+        receive, size, now = self._access.receive, self._size, self._clock()
         heard = False
         try:
-            for _ in range(BATCH):
+            for _ in range(self.batch):
                 receive(sock.recv(size), now)
                 heard = True
+            self._admission.press()
             return
         except BlockingIOError:
             if heard:
@@ -159,6 +193,26 @@ class _Listener:
         # libuv takes an error, which sending may have met before us, as the end of the socket and waits for it no more.
         self._loop.remove_reader(sock.fileno())
         self._loop.add_reader(sock.fileno(), self._readable, sock)
+
+    def _begun(self, count: int) -> int:
+        """There are PADIs."""
+        receive, size, now = self._access.receive, self._size, self._clock()
+        taken = 0
+        try:
+            while taken < count:
+                receive(self._begin.recv(size), now)
+                taken += 1
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            log.debug("pppoe port=%s Receive failed: %s", self.port, error.strerror)
+        if self._room.took(taken, now):
+            statistics = self._begin.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+            # Since they were last asked for.
+            lost = _STATISTICS.unpack(statistics)[1]
+            if lost:
+                self._access.drops["busy"] += lost
+        return taken
 
     def transmit(self, frame: bytes) -> None:
         """Send now or never: what a full queue or a dead link loses, PPP and the peer repeat."""
@@ -173,8 +227,9 @@ class _Listener:
 class PppoeServer:
     """PPPoE on the interfaces of all PPPoE tunnels.
 
-    *open_session* is :meth:`npppy.ppp.engine.Engine.open`, *clock* the monotonic clock, *rng* gives random octets.
-    The daemon tells it of links by :meth:`link_event`; it must run in the event loop.
+    *open_session* is :meth:`npppy.ppp.engine.Engine.open`, *clock* the monotonic clock, *rng* gives random octets;
+    *admission* says when sessions may begin.  The daemon tells it of links by :meth:`link_event`; it must run in the
+    event loop.
     """
 
     def __init__(
@@ -185,9 +240,12 @@ class PppoeServer:
         wheel: Wheel,
         clock: Callable[[], float],
         journal: Journal,
+        admission: Admission,
     ) -> None:
         self.engine = Engine(tunnels, open_session, rng, wheel, journal)
         self._clock = clock
+        self._admission = admission
+        self._entrance = Entrance(admission)
         self._listeners: dict[str, _Listener] = {}
 
     def interfaces(self) -> frozenset[str]:
@@ -213,11 +271,14 @@ class PppoeServer:
             log.error("pppoe interface=%s Not an Ethernet interface", name)
             return
         try:
-            self._listeners[name] = _Listener(self.engine, name, ifindex, mac, mtu, up, self._clock)
+            self._listeners[name] = _Listener(
+                self.engine, self._entrance, self._admission, name, ifindex, mac, mtu, up, self._clock
+            )
         except OSError as error:
             # It comes back with the next event, if it does.
             log.error("pppoe interface=%s Cannot listen: %s", name, error.strerror)
             return
+        self._balance()
         log.info("pppoe interface=%s Listening mac=%s mtu=%d up=%s", name, mac.hex(":"), mtu, _yes(up))
 
     def reconfigure(self, tunnels: Sequence[Tunnel]) -> None:
@@ -234,6 +295,7 @@ class PppoeServer:
         """End what sessions PPP has left, and close all sockets."""
         for name in list(self._listeners):
             self._down(name, "shutting down", Cause.ADMIN_REBOOT, padt=True)
+        self._entrance.close()
 
     def _down(self, name: str, reason: str, cause: Cause, *, padt: bool) -> None:
         self.engine.port_down(self._listeners[name].port, reason, self._clock(), cause=cause, padt=padt)
@@ -241,7 +303,13 @@ class PppoeServer:
 
     def _forget(self, name: str) -> None:
         self._listeners.pop(name).close()
+        self._balance()
         log.info("pppoe interface=%s Closed", name)
+
+    def _balance(self) -> None:
+        """Read no more in a turn from many interfaces than from one: who is to wait is told so in time."""
+        for listener in self._listeners.values():
+            listener.batch = max(BATCH // len(self._listeners), LEAST)
 
 
 def end_orphans(journal: Journal) -> int:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from ..config.model import PppoeOptions, Tunnel
+
+#: Of what sessions have in common, so many are remembered, a service: hosts may ask for any MRU.
+MAX_TERMS = 1024
 
 
 class Bucket:
@@ -26,14 +33,23 @@ class Bucket:
         return True
 
 
+class Terms(NamedTuple):
+    """What sessions have in common: one for all that have asked for the same."""
+
+    tunnel: Tunnel
+    #: The service that was asked for.
+    name: str
+    max_mru: int
+
+
 class Service:
     """A tunnel on a port: its options, its limits and what they count.  A reload changes it under its sessions."""
 
-    __slots__ = ("_padi", "ac_name", "dump_in", "dump_out", "macs", "options", "sessions", "tunnel")
+    __slots__ = ("_padi", "_terms", "ac_name", "dump_in", "dump_out", "macs", "options", "sessions", "tunnel")
 
     def __init__(self, tunnel: Tunnel, options: PppoeOptions, mac: bytes) -> None:
         self.sessions = 0
-        #: Sessions by MAC address.
+        #: Sessions by MAC address, while there is a limit of these.
         self.macs: dict[bytes, int] = {}
         self.configure(tunnel, options, mac)
 
@@ -41,6 +57,7 @@ class Service:
         """Take over new options; *mac* is the port's."""
         self.tunnel = tunnel
         self.options = options
+        self._terms: dict[tuple[str, int], Terms] = {}
         self.ac_name = (mac.hex(":") if options.ac_name is None else options.ac_name).encode()
         self.dump_in = options.session_in_pktdump
         self.dump_out = options.session_out_pktdump
@@ -69,16 +86,32 @@ class Service:
         limit = self.options.session_limit
         return limit != 0 and self.macs.get(mac, 0) >= limit
 
+    def terms(self, name: str, max_mru: int) -> Terms:
+        """Of a session that begins now."""
+        key = name, max_mru
+        found = self._terms.get(key)
+        if found is None:
+            if len(self._terms) >= MAX_TERMS:
+                self._terms.clear()
+            found = self._terms[key] = Terms(self.tunnel, name, max_mru)
+        return found
+
     def count(self, mac: bytes) -> None:
         """A session has begun."""
         self.sessions += 1
-        self.macs[mac] = self.macs.get(mac, 0) + 1
+        if self.options.session_limit:
+            self.macs[mac] = self.macs.get(mac, 0) + 1
 
     def discount(self, mac: bytes) -> None:
         """A session has ended."""
         self.sessions -= 1
-        left = self.macs[mac] - 1
-        if left:
-            self.macs[mac] = left
-        else:
-            del self.macs[mac]
+        if self.options.session_limit:
+            left = self.macs[mac] - 1
+            if left:
+                self.macs[mac] = left
+            else:
+                del self.macs[mac]
+
+    def recount(self, macs: Iterable[bytes]) -> None:
+        """These are the hosts of all sessions that count; there may be a limit now where there was none."""
+        self.macs = dict(Counter(macs)) if self.options.session_limit else {}

@@ -29,7 +29,7 @@ _NO_ACCM = 0xFFFFFFFF
 class PptpCall(Leg):
     """A session.  It rests here for days, so it holds what sending needs and nothing of how it came to be."""
 
-    __slots__ = ("connected", "counted", "engine", "link", "upper")
+    __slots__ = ("_called", "_conf", "_link", "connected", "counted", "engine", "upper")
 
     def __init__(self, engine: Engine, connection: Connection, call_id: int, message: Message) -> None:
         options, numbers = connection.service.options, message.numbers
@@ -39,19 +39,31 @@ class PptpCall(Leg):
         self.peer_id = numbers["call_id"]
         self.upper: Upper = NOBODY
         called = message.texts["phone_number"][: numbers["phone_number_length"]].partition(b"\0")[0]
-        endpoint = connection.endpoint
-        self.link = Link(
-            tunnel=connection.service.tunnel,
-            caller=Caller(text=str(endpoint), called_number=called.decode("utf-8", "replace")),
-            max_mru=MAX_MRU,
-            encap=PptpEncap(endpoint.local, endpoint.peer, call_id, self.peer_id, limit, self.window),
-            over=connection,
-            call_id=call_id,
-        )
+        self._called = called.decode("utf-8", "replace")
+        # A reload gives the connection another one.
+        self._conf = connection.service.tunnel
+        # Until it rests.
+        self._link: Link | None = None
+        self._link = self.link
         #: Has the peer been told that there is the call?
         self.connected = False
         #: Whether limits count it.
         self.counted = True
+
+    @property
+    def link(self) -> Link:
+        if self._link is not None:
+            return self._link
+        connection, window = self.connection, self.window
+        at = connection.endpoint
+        return Link(
+            tunnel=self._conf,
+            caller=Caller(text=str(at), called_number=self._called),
+            max_mru=MAX_MRU,
+            encap=PptpEncap(at.local, at.peer, self.id, self.peer_id, window.limit, window),
+            over=connection,
+            call_id=self.id,
+        )
 
     # What the connection asks for.
 
@@ -69,7 +81,7 @@ class PptpCall(Leg):
         self.upper = upper
         self.connected = True
         self._answer(causes.OK, 0)
-        log.debug("%s Connected peer-call=%d tunnel=%s", self, self.peer_id, self.link.tunnel.name)
+        log.debug("%s Connected peer-call=%d tunnel=%s", self, self.peer_id, self._conf.name)
 
     def _answer(self, result: int, error: int) -> None:
         """Send Outgoing-Call-Reply."""
@@ -114,6 +126,8 @@ class PptpCall(Leg):
         if self.connected:
             self.transmit(frame, self.engine.now)
 
+    __call__ = send
+
     def close(self, cause: Cause) -> None:
         if self.engine.calls.get(self.id) is self:
             log.debug("%s Closed cause=%s", self, cause.title)
@@ -137,6 +151,9 @@ class PptpCall(Leg):
 
     def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         """Set-Link-Info is for a PAC with lines, and some routers that track PPTP take it badly (as in npppd)."""
+
+    def rest(self) -> None:
+        self._link = None
 
     def tap(self, tap: Tap | None) -> None:
         taps = self.engine.taps

@@ -99,8 +99,8 @@ class Leg(Timed, ABC):
     def transmit(self, ppp: bytes, now: float) -> None:
         """Send a PPP frame, from its Protocol field on; a full window of the peer loses it."""
         window = self.window
-        if window.inject is not None:
-            window.inject(ppp)
+        if window.keeper is not None:
+            window.keeper.inject(ppp)
             return
         packet = window.wrap(self.peer_id, ppp, now)
         if packet is None:
@@ -112,7 +112,7 @@ class Leg(Timed, ABC):
         """A packet for this call, from its peer."""
         window = self.window
         ppp = gre.frame(packet, header) if header.sequence >= 0 else b""
-        if window.inject is not None:
+        if window.keeper is not None:
             # The kernel has looked at the numbers, and passes on what is not for it.
             if ppp:
                 if window.passed_on(header.sequence):
@@ -132,8 +132,8 @@ class Leg(Timed, ABC):
     def acknowledge(self, now: float) -> None:
         """Acknowledge all that has come, without data."""
         window = self.window
-        if window.inject is not None:
-            window.inject(b"")
+        if window.keeper is not None:
+            window.keeper.inject(b"")
         else:
             self.connection.host.carry(self, window.acknowledgment(self.peer_id, now))
 
@@ -155,7 +155,7 @@ class Leg(Timed, ABC):
             elif not self.due:
                 host.wheel.arm(self, now + WAIT)
         # What has been sent in answer has acknowledged as well; or the kernel does so from now on.
-        if window.inject is None and window.owes:
+        if window.keeper is None and window.owes:
             if window.must_acknowledge(now):
                 self.acknowledge(now)
             else:
@@ -188,6 +188,15 @@ class Host(Protocol):
     def asked(self, connection: Connection, message: Message, now: float) -> None:
         """An Outgoing-Call-Request: accept it, or refuse it."""
 
+    def given_up(self, connection: Connection, theirs: int) -> bool:
+        """The peer does not want the call any more that it has given this id; False: it was not waiting."""
+
+    def waits(self, connection: Connection) -> bool:
+        """Whether the peer waits for a call that is neither accepted nor refused yet."""
+
+    def closed(self, connection: Connection) -> None:
+        """Its calls have ended, and there will be no others."""
+
     def carry(self, call: Leg, packet: bytes) -> None:
         """Send a GRE packet of a call."""
 
@@ -204,17 +213,18 @@ class Connection(Timed):
         "_empty",
         "_heard",
         "_rest",
-        "_stream",
         "began",
         "calls",
         "dialled",
         "endpoint",
         "host",
         "id",
+        "most",
         "peer_name",
         "peer_vendor",
         "service",
         "state",
+        "stream",
     )
 
     def __init__(
@@ -224,7 +234,7 @@ class Connection(Timed):
         self.host = host
         self.service = service
         self.endpoint = endpoint
-        self._stream = stream
+        self.stream = stream
         #: For operators; a connection has no number in the protocol.
         self.id = number
         #: The peer's Host Name and Vendor Name.
@@ -235,6 +245,8 @@ class Connection(Timed):
         self.dialled = False
         #: By the call id that the PNS has given.
         self.calls: dict[int, Leg] = {}
+        #: The most calls that it has had at a time.
+        self.most = 0
         self.began = now
         # The beginning of a message, of which more is to come.
         self._rest = b""
@@ -324,7 +336,7 @@ class Connection(Timed):
         if self.service.options.ctrl_out_pktdump:
             log.debug("%s SendCtrl len=%d\n%s", self, len(octets), dump(octets))
         log.debug("%s Send %s", self, kind.title)
-        self._stream.send(octets)
+        self.stream.send(octets)
 
     def receive(self, octets: bytes, now: float) -> None:
         """The next octets of the stream.  Whatever they are, this does not raise."""
@@ -403,8 +415,9 @@ class Connection(Timed):
             # All others name the PNS's.
             call = self.calls.get(numbers["call_id" if kind == Type.CALL_CLEAR_REQUEST else "peer_call_id"])
         if call is None:
-            # It has gone meanwhile, or there never was one.
-            self.service.drops["call"] += 1
+            # It waits to begin, or has gone meanwhile, or there never was one.
+            if kind != Type.CALL_CLEAR_REQUEST or not self.host.given_up(self, numbers["call_id"]):
+                self.service.drops["call"] += 1
         elif kind == Type.CALL_CLEAR_REQUEST:
             self.clear(call, causes.REQUEST, 0, now)
             call.ended(Cause.USER_REQUEST, "Call-Clear-Request received", now)
@@ -428,6 +441,7 @@ class Connection(Timed):
     def add(self, call: Leg) -> None:
         """There is a call, of which the call id is known that the PNS has given."""
         self.calls[call.id if self.dialled else call.peer_id] = call
+        self.most = max(self.most, len(self.calls))
         self.service.half_open.pop(self, None)
 
     def remove(self, call: Leg, now: float) -> None:
@@ -453,9 +467,12 @@ class Connection(Timed):
             self.discard(reason, Cause.LOST_CARRIER, now)
         elif self._asked and now >= self._asked + options.echo_timeout:
             self.discard("the peer does not answer", Cause.LOST_CARRIER, now)
-        elif not self.calls and now >= self._empty + IDLE:
+        elif not self.calls and now >= self._empty + IDLE and not self.host.waits(self):
             self.stop(causes.STOP_NONE, "no calls", Cause.NAS_REQUEST, now)
         else:
+            if now >= self._empty + IDLE:
+                # Those that wait have as long from now on.
+                self._empty = now
             if options.echo_interval and not self._asked and now >= self._heard + options.echo_interval:
                 self._echo = (self._echo + 1) & 0xFFFFFFFF
                 self.send(Type.ECHO_REQUEST, identifier=self._echo)
@@ -502,13 +519,14 @@ class Connection(Timed):
         if self.state < State.WAIT_STOP:
             self._close(State.CLOSING, reason, cause, now)
         self.state = State.CLOSING
-        self._stream.finish()
+        self.stream.finish()
         self.host.wheel.arm(self, now + STOP)
 
     def _close(self, state: State, reason: str, cause: Cause, now: float) -> None:
         if self.may_log(now):
             log.info('%s Closed state=%s sessions=%d reason="%s"', self, self.state.title, len(self.calls), reason)
         self.state = state
+        self.host.closed(self)
         calls, self.calls = self.calls, {}
         for call in calls.values():
             self.host.wheel.disarm(call)
@@ -520,7 +538,7 @@ class Connection(Timed):
         self.state = State.GONE
         self._rest = b""
         self.host.wheel.disarm(self)
-        self._stream.close()
+        self.stream.close()
         self.host.forget(self)
 
     @property

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+
+class Keeper(Protocol):
+    """Has the kernel send what else would get its numbers here."""
+
+    def inject(self, frame: bytes) -> None:
+        """Send a frame, from the PPP Protocol field on; it may be lost, as everything may, but keeps its order.
+
+        An empty one is an acknowledgment alone.
+        """
+
+    def look(self) -> tuple[int, int]:
+        """What *expected* and *acked* are now."""
+
+    def note(self, number: int) -> None:
+        """Give *expected* another value, after packets that the kernel has not seen."""
 
 
 class Sequence:
@@ -12,7 +27,7 @@ class Sequence:
     All have 32 bits.
     """
 
-    __slots__ = ("acked", "expected", "inject", "look", "note", "out", "peer_acked")
+    __slots__ = ("acked", "expected", "keeper", "out", "peer_acked")
 
     def __init__(self) -> None:
         #: Of the next packet to the peer, and one more than the highest that has come from it.
@@ -21,14 +36,8 @@ class Sequence:
         #: One more than the highest that we have acknowledged, and than the highest that the peer has.
         self.acked = 0
         self.peer_acked = 0
-        #: Set while the kernel counts, and the four above do not hold.  A frame, from the PPP Protocol field on, is
-        #: given to it instead of being sent; it may be lost, as everything may, but is never sent out of order.  An
-        #: empty one is an acknowledgment alone.
-        self.inject: Callable[[bytes], None] | None = None
-        #: Set together with it: what *expected* and *acked* are now; and gives *expected* another value, after packets
-        #: that the kernel has not seen.
-        self.look: Callable[[], tuple[int, int]] | None = None
-        self.note: Callable[[int], None] | None = None
+        #: Set while the kernel counts, and the four above do not hold.
+        self.keeper: Keeper | None = None
 
 
 class PptpEncap(NamedTuple):

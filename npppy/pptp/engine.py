@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address
 
+from ..admission import Admission, Queue
 from ..config import model
 from ..config.model import PptpOptions
 from ..cursor import Malformed
@@ -31,12 +32,24 @@ STRANGERS = (100, 1000)
 #: Connections are numbered from here on, so that no number is a tunnel id of L2TP as well, and within 32 bits.
 FIRST, LAST = 1 << 16, (1 << 32) - 1
 
+#: Requests of a connection that wait before no more are read from it, and those that may be left when it is read again.
+#: What has begun does not need it.
+REST, GO_ON = 32, 8
+#: Seconds after which it is read again in any case, until it has no more than that: there may be sessions that are up,
+#: and a peer has its Echo-Requests answered within a minute (RFC 2637 section 3.1.4).
+LONG = 20.0
+
 #: Sends a GRE packet to a peer, now or never; neither raises nor calls back.
 Transmit = Callable[[Endpoint, bytes], None]
+#: Stops reading from the peer of a connection, or goes on; it does not call back.
+Throttle = Callable[["Connection", bool], None]
 
 
 class Engine:
-    """The connections: those that peers have made, and those of :meth:`dial`."""
+    """The connections: those that peers have made, and those of :meth:`dial`.
+
+    *admission* says when a call may begin; None: at any time.  Until then its Outgoing-Call-Request waits.
+    """
 
     def __init__(
         self,
@@ -46,6 +59,8 @@ class Engine:
         wheel: Wheel,
         hostname: str,
         transmit: Transmit,
+        admission: Admission | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self.open_session = open_session
         self.rng = rng
@@ -66,6 +81,12 @@ class Engine:
         self._next = FIRST
         self._closing = False
         self._sweeper = Sweeper(self.calls, wheel)
+        #: Calls that may not begin yet.
+        self.asking = Queue(admission, self._begin) if admission is not None else None
+        self._throttle = throttle
+        # Connections that are not read, since when; and those that have been left alone for long enough.
+        self._resting: dict[Connection, float] = {}
+        self._awake: set[Connection] = set()
         self.configure(tunnels)
 
     def configure(self, tunnels: Sequence[model.Tunnel]) -> None:
@@ -124,6 +145,15 @@ class Engine:
     def established(self, connection: Connection, now: float) -> None:
         """Calls are the peer's to ask for."""
 
+    def closed(self, connection: Connection) -> None:
+        if self.asking is not None:
+            self.asking.forget(connection)
+            # How the peer takes it, and that it has gone, is to be read.
+            self._pace(connection)
+
+    def waits(self, connection: Connection) -> bool:
+        return self.asking is not None and self.asking.waits(connection) > 0
+
     def forget(self, connection: Connection) -> None:
         del self.connections[connection.id]
         connection.service.ended(connection)
@@ -131,14 +161,55 @@ class Engine:
     # Calls.
 
     def asked(self, connection: Connection, message: Message, now: float) -> None:
-        service, numbers = connection.service, message.numbers
-        theirs = numbers["call_id"]
+        theirs = message.numbers["call_id"]
         if connection.dialled or self._closing:
             # It is PACs that have lines to dial out by; and we shall not be one for long.
             self._refuse(connection, theirs, "outgoing", causes.OUTGOING_DO_NOT_ACCEPT, 0)
         elif theirs in connection.calls:
             self._refuse(connection, theirs, "call-id", causes.GENERAL_ERROR, causes.BAD_CALL_ID)
-        elif _has_all(connection):
+        elif self.asking is None or self.asking.passes():
+            self._begin(connection, message, now)
+        elif _has_all(connection, self.asking.waits(connection)):
+            self._refuse(connection, theirs, "session-limit", causes.GENERAL_ERROR, causes.NO_RESOURCE)
+        elif self.asking.put(connection, theirs, message):
+            # It is not its fault that it has had no call yet.
+            connection.service.half_open.pop(connection, None)
+            self._pace(connection)
+        else:
+            self._refuse(connection, theirs, "busy", causes.GENERAL_ERROR, causes.NO_RESOURCE)
+
+    def given_up(self, connection: Connection, theirs: int) -> bool:
+        if self.asking is None or not self.asking.withdraw(connection, theirs):
+            return False
+        self._pace(connection)
+        return True
+
+    def _pace(self, connection: Connection) -> None:
+        """Read no more from a connection than can be followed."""
+        if self.asking is None or self._throttle is None:
+            return
+        waiting, now = self.asking.waits(connection), self.now
+        if waiting <= GO_ON:
+            self._awake.discard(connection)
+            if self._resting.pop(connection, None) is not None:
+                self._throttle(connection, False)
+        elif waiting >= REST and connection not in self._resting and connection not in self._awake:
+            self._resting[connection] = now
+            self._throttle(connection, True)
+        # Those behind the first have not been there for as long.
+        first = next(iter(self._resting), None)
+        if first is not None and now >= self._resting[first] + LONG:
+            del self._resting[first]
+            self._awake.add(first)
+            self._throttle(first, False)
+
+    def _begin(self, connection: Connection, message: Message, now: float) -> None:
+        """Answer an Outgoing-Call-Request."""
+        if self._resting or self._awake:
+            self._pace(connection)
+        service = connection.service
+        theirs = message.numbers["call_id"]
+        if _has_all(connection):
             self._refuse(connection, theirs, "session-limit", causes.GENERAL_ERROR, causes.NO_RESOURCE)
         elif not (number := self.new_id()):
             self._refuse(connection, theirs, "call-ids", causes.GENERAL_ERROR, causes.NO_RESOURCE)
@@ -230,9 +301,9 @@ class Engine:
         return bool(self.connections)
 
 
-def _has_all(connection: Connection) -> bool:
-    """Has it as many sessions as ``pptp-session-limit`` allows?  Those that are ending do not count."""
+def _has_all(connection: Connection, more: int = 0) -> bool:
+    """Has it, with *more*, as many sessions as ``pptp-session-limit`` allows?  Those that are ending do not count."""
     limit = connection.service.options.session_limit
-    if not limit or len(connection.calls) < limit:
+    if not limit or len(connection.calls) + more < limit:
         return False
-    return sum(isinstance(call, PptpCall) and call.counted for call in connection.calls.values()) >= limit
+    return more + sum(isinstance(call, PptpCall) and call.counted for call in connection.calls.values()) >= limit

@@ -176,12 +176,11 @@ class Window(Sequence):
         It acknowledges in time what it carries, and not what it passes on; nor does it see what comes in fragments, or
         by an interface without a program.
         """
-        assert self.look is not None
-        assert self.note is not None
-        expected, acked = self.look()
+        assert self.keeper is not None
+        expected, acked = self.keeper.look()
         if (number - expected) & _MASK < _HALF:
             expected = (number + 1) & _MASK
-            self.note(expected)
+            self.keeper.note(expected)
         return (expected - acked) & _MASK >= ACK_PACKETS
 
     @property

@@ -14,7 +14,10 @@ import struct
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
+from ..admission import Admission
+from ..buffers import set_buffers
 from ..config.model import Address, PptpOptions, Tunnel
+from ..entrance import Entrance
 from ..ppp.cause import Cause
 from ..ppp.link import Call, Upper
 from ..wheel import Wheel
@@ -25,12 +28,14 @@ from .service import Endpoint, Service
 
 log = logging.getLogger("npppy.pptp")
 
-#: Packets taken, connections accepted, and streams served before others get their turn.
+#: Packets taken, and streams served, before others get their turn.
 BATCH = 64
 #: Octets taken from a stream at once.
 READ = 4096
 #: Octets that wait for a peer to read, beyond those that the kernel keeps for it.
 UNREAD = 16384
+#: The same for each call that there has been at a time: all of them may end at once, which a message says of each.
+UNREAD_CALL = 256
 #: Octets of kernel buffer a stream, either way: a message has some hundred.
 STREAM_BUFFER = 16384
 #: Octets of kernel buffer for GRE.
@@ -44,8 +49,6 @@ _LARGEST = 65535
 
 # <asm-generic/socket.h> and <linux/in.h>; the socket module does not have them.
 _SO_ATTACH_FILTER = 26
-_SO_SNDBUFFORCE = 32
-_SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
@@ -80,7 +83,7 @@ class ListenError(Exception):
 class _Stream:
     """A TCP connection that has been accepted."""
 
-    __slots__ = ("_finishing", "_streams", "_unsent", "connection", "fd")
+    __slots__ = ("_finishing", "_resting", "_streams", "_unsent", "connection", "fd")
 
     connection: Connection
 
@@ -88,14 +91,15 @@ class _Stream:
         self._streams = streams
         #: -1: closed.
         self.fd = fd
-        self._unsent = b""
+        self._unsent = bytearray()
         self._finishing = False
+        self._resting = False
 
     def send(self, octets: bytes) -> None:
         if self.fd < 0:
             return
         if self._unsent:
-            if len(self._unsent) + len(octets) > UNREAD:
+            if len(self._unsent) + len(octets) > UNREAD + UNREAD_CALL * self.connection.most:
                 self.connection.service.drops["unread"] += 1
                 # The end of the stream is the next thing that is read, and ends the connection.
                 self._shutdown(socket.SHUT_RDWR)
@@ -110,23 +114,34 @@ class _Stream:
             # The peer has gone, as reading will find.
             return
         if sent < len(octets):
-            self._unsent = octets[sent:]
-            self._streams.epoll.modify(self.fd, select.EPOLLIN | select.EPOLLOUT)
+            self._unsent += octets[sent:]
+            self._wait()
 
     def flush(self) -> None:
         """The peer has read something."""
         if self.fd < 0:
             return
         try:
-            self._unsent = self._unsent[os.write(self.fd, self._unsent) :]
+            del self._unsent[: os.write(self.fd, self._unsent)]
         except BlockingIOError:
             return
         except OSError:
-            self._unsent = b""
+            self._unsent.clear()
         if not self._unsent:
-            self._streams.epoll.modify(self.fd, select.EPOLLIN)
+            self._wait()
             if self._finishing:
                 self._shutdown(socket.SHUT_WR)
+
+    def rest(self, resting: bool) -> None:
+        """Read no more for now, but for the end of the stream; or go on."""
+        self._resting = resting
+        if self.fd >= 0:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait for what is of interest now."""
+        events = select.EPOLLRDHUP if self._resting else select.EPOLLIN
+        self._streams.epoll.modify(self.fd, events | select.EPOLLOUT if self._unsent else events)
 
     def finish(self) -> None:
         self._finishing = True
@@ -139,6 +154,8 @@ class _Stream:
             # epoll forgets it with that.
             os.close(self.fd)
             self.fd = -1
+            # Each holds the other: part, so that both go at once.
+            del self.connection
 
     def _shutdown(self, how: int) -> None:
         if self.fd < 0:
@@ -156,8 +173,9 @@ class _Stream:
 class _Streams:
     """All of them, of all listeners: the event loop has one descriptor for them."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], admission: Admission) -> None:
         self._clock = clock
+        self._admission = admission
         self.streams: dict[int, _Stream] = {}
         self.epoll = select.epoll()
         self._loop = asyncio.get_running_loop()
@@ -179,7 +197,10 @@ class _Streams:
 
     def _readable(self) -> None:
         now = self._clock()
-        for fd, events in self.epoll.poll(0, BATCH):
+        ready = self.epoll.poll(0, BATCH)
+        if len(ready) == BATCH:
+            self._admission.press()
+        for fd, events in ready:
             stream = self.streams.get(fd)
             if stream is not None and events & select.EPOLLOUT:
                 stream.flush()
@@ -208,6 +229,7 @@ class _Listener:
         place: Place,
         service: Callable[[Place], Service | None],
         clock: Callable[[], float],
+        entrance: Entrance,
     ) -> None:
         """*service* tells who serves an address of ours.  Raises :class:`OSError`."""
         address, port = place
@@ -232,29 +254,30 @@ class _Listener:
             raise
         self._pausing: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock.fileno(), self._acceptable)
+        self._entrance = entrance
+        entrance.add(sock.fileno(), self._acceptable)
 
     def close(self) -> None:
         """Close the socket; what was accepted stays."""
         if self._pausing is not None:
             self._pausing.cancel()
         else:
-            self._loop.remove_reader(self._sock.fileno())
+            self._entrance.remove(self._sock.fileno())
         self._sock.close()
 
-    def _acceptable(self) -> None:
+    def _acceptable(self, count: int) -> int:
         now = self._clock()
-        for _ in range(BATCH):
+        for taken in range(count):
             try:
                 sock, (peer, peer_port) = self._sock.accept()
             except BlockingIOError:
-                return
+                return taken
             except OSError as error:
                 self._failed(error)
                 if error.errno in _EXHAUSTED:
                     log.error("pptp listen=%s Accept failed: %s", self, error.strerror)
                     self._pause()
-                    return
+                    return taken
                 # One that has gone again.
                 continue
             try:
@@ -274,18 +297,19 @@ class _Listener:
                 stream.connection = connection
                 sock.detach()
                 self._streams.add(stream, now)
+        return count
 
     def _failed(self, error: OSError) -> None:
         self._engine.drops["accept-" + errno.errorcode.get(error.errno or 0, "error")] += 1
 
     def _pause(self) -> None:
         """Whoever waits, waits on; meanwhile nothing is tried in vain."""
-        self._loop.remove_reader(self._sock.fileno())
+        self._entrance.remove(self._sock.fileno())
         self._pausing = self._loop.call_later(PAUSE, self._resume)
 
     def _resume(self) -> None:
         self._pausing = None
-        self._loop.add_reader(self._sock.fileno(), self._acceptable)
+        self._entrance.add(self._sock.fileno(), self._acceptable)
 
     def __str__(self) -> str:
         address, port = self.place
@@ -295,10 +319,11 @@ class _Listener:
 class _Gre:
     """The socket for the data of all calls."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float], admission: Admission) -> None:
         """Raises :class:`OSError`."""
         self._engine = engine
         self._clock = clock
+        self._admission = admission
         self._view = memoryview(bytearray(_LARGEST))
         self._sock = sock = socket.socket(
             socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.IPPROTO_GRE
@@ -309,8 +334,7 @@ class _Gre:
             sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
             # Data is as large as it is: on a narrow path it goes in fragments.
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
-            _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-            _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+            set_buffers(sock, GRE_BUFFER)
         except OSError:
             sock.close()
             raise
@@ -330,6 +354,7 @@ class _Gre:
                 # With its IP header, which the kernel has looked at.
                 start = (view[0] & 15) * 4
                 receive(bytes(view[16:20]), bytes(view[12:16]), bytes(view[start:size]), now)
+            self._admission.press()
         except BlockingIOError:
             pass
         except OSError as error:
@@ -347,19 +372,12 @@ class _Gre:
             self._engine.drops["send-" + errno.errorcode.get(error.errno or 0, "error")] += 1
 
 
-def _set_buffer(sock: socket.socket, forced: int, plain: int) -> None:
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, forced, GRE_BUFFER)
-    except PermissionError:
-        # Without CAP_NET_ADMIN, as much as net.core allows.
-        sock.setsockopt(socket.SOL_SOCKET, plain, GRE_BUFFER)
-
-
 class PptpServer:
     """PPTP on the addresses of all PPTP tunnels.
 
-    *open_session* is :meth:`npppy.ppp.engine.Engine.open`, *clock* the monotonic clock, *rng* gives random octets.  It
-    must run in the event loop.  TCP connections end with the process: there is nothing that a successor must end.
+    *open_session* is :meth:`npppy.ppp.engine.Engine.open`, *clock* the monotonic clock, *rng* gives random octets;
+    *admission* says when connections and calls may begin.  It must run in the event loop.  TCP connections end with the
+    process: there is nothing that a successor must end.
     """
 
     def __init__(
@@ -370,11 +388,14 @@ class PptpServer:
         wheel: Wheel,
         clock: Callable[[], float],
         hostname: str,
+        admission: Admission,
     ) -> None:
         """Raises :class:`ListenError`."""
         self._clock = clock
-        self.engine = Engine(tunnels, open_session, rng, wheel, hostname, self._transmit)
-        self._streams = _Streams(clock)
+        self._admission = admission
+        self.engine = Engine(tunnels, open_session, rng, wheel, hostname, self._transmit, admission, _throttle)
+        self._streams = _Streams(clock, admission)
+        self._entrance = Entrance(admission, self.engine.asking)
         # Who serves an address; one that is not there is served by who has 0.0.0.0.
         self._services = self._places(tunnels)
         self._listeners: dict[Place, _Listener] = {}
@@ -404,7 +425,7 @@ class PptpServer:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         try:
-            self._gre = _Gre(self.engine, self._clock)
+            self._gre = _Gre(self.engine, self._clock, self._admission)
         except OSError as error:
             raise ListenError(f"{tunnel.where}: cannot listen for GRE: {error.strerror}") from error
 
@@ -418,7 +439,7 @@ class PptpServer:
     def _listen(self, place: Place) -> None:
         service = self._services[place]
         try:
-            listener = _Listener(self.engine, self._streams, place, self._service, self._clock)
+            listener = _Listener(self.engine, self._streams, place, self._service, self._clock, self._entrance)
         except OSError as error:
             where = f"{place[0]} port {place[1]}"
             raise ListenError(f"{service.tunnel.where}: cannot listen on {where}: {error.strerror}") from error
@@ -475,6 +496,7 @@ class PptpServer:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        self._entrance.close()
         self._streams.close()
         self._close_gre()
 
@@ -486,3 +508,9 @@ class PptpServer:
     def _transmit(self, endpoint: Endpoint, packet: bytes) -> None:
         if self._gre is not None:
             self._gre.transmit(endpoint, packet)
+
+
+def _throttle(connection: Connection, resting: bool) -> None:
+    stream = connection.stream
+    assert isinstance(stream, _Stream)
+    stream.rest(resting)

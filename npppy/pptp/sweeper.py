@@ -50,8 +50,8 @@ class Sweeper(Timed):
         self._turn = (turn + 1) % TURNS
         due = []
         for call in self._calls.values():
-            if call.id % TURNS == turn and (look := call.window.look) is not None:
-                expected, acked = look()
+            if call.id % TURNS == turn and (keeper := call.window.keeper) is not None:
+                expected, acked = keeper.look()
                 if expected == acked:
                     owing.pop(call, None)
                 elif owing.get(call) == expected:
@@ -60,7 +60,7 @@ class Sweeper(Timed):
                     owing[call] = expected
         for call, seen in list(owing.items()):
             window = call.window
-            if window.look is not None:
+            if window.keeper is not None:
                 continue
             if not window.owes:
                 del owing[call]

@@ -5,22 +5,35 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..l2tp.service import Endpoint, Transmit
 from ..pppoe.codec import AccessLine
 from ..wheel import Wheel
-from . import l2tp, pppoe, pptp, tcp
+from . import filter, l2tp, pppoe, pptp, tcp
 from .load import Dial, Line
 from .udp import Place, Sockets
 from .wire import Wire
+
+Item = TypeVar("Item")
 
 
 def fill(template: str, number: int) -> str:
     """*template* for one subscriber: ``%d`` and ``{n}`` stand for its number."""
     return template.replace("%d", str(number)).replace("{n}", str(number))
+
+
+def part(whole: int, number: int, count: int) -> range:
+    """What the *number*-th of *count* processes has of *whole* things in a row: as many as the others, or one less."""
+    return range(whole * number // count, whole * (number + 1) // count)
+
+
+def rotate(places: tuple[Item, ...], by: int) -> tuple[Item, ...]:
+    """The same in turn, with that first which comes after *by* others."""
+    by %= len(places) or 1
+    return places[by:] + places[:by]
 
 
 class Carrier(Protocol):
@@ -42,6 +55,9 @@ class Carrier(Protocol):
     def close(self) -> None:
         """Close the sockets."""
 
+    def cut(self, now: float) -> None:
+        """There are no calls any more, because the power has been cut: forget what they had in common."""
+
     @property
     def drops(self) -> Counter[str]:
         """What was dropped, by reason."""
@@ -50,8 +66,11 @@ class Carrier(Protocol):
 class Access(Protocol):
     """What to make a carrier of."""
 
-    def open(self, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
-        """Raises :class:`OSError`."""
+    def open(self, numbers: range, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
+        """A carrier for the subscribers of these numbers.  Raises :class:`OSError`."""
+
+    def share(self, number: int, count: int) -> Access:
+        """What one of *count* processes, between which the subscribers are divided, has of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +87,18 @@ class Ethernet:
     circuit_id: str = ""
     remote_id: str = ""
 
-    def open(self, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
-        return _Hosts(self, wheel)
+    def open(self, numbers: range, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
+        return _Hosts(self, numbers, wheel)
+
+    def share(self, number: int, count: int) -> Access:
+        return self
 
 
 class _Hosts:
-    def __init__(self, ethernet: Ethernet, wheel: Wheel) -> None:
+    def __init__(self, ethernet: Ethernet, numbers: range, wheel: Wheel) -> None:
         self._ethernet = ethernet
-        self._wire = Wire(ethernet.interface, promiscuous=ethernet.mac_base is not None)
+        base = ethernet.mac_base
+        self._wire = Wire(ethernet.interface, None if base is None else (base + numbers[0], base + numbers[-1]))
         self._segment = pppoe.Segment(ethernet.wishes, self._wire.transmit, wheel)
 
     def start(self, clock: Callable[[], float], after: Callable[[], None]) -> None:
@@ -91,6 +114,8 @@ class _Hosts:
 
     def shut(self, now: float) -> None:
         """Hosts have nothing in common that would end."""
+
+    cut = shut
 
     @property
     def busy(self) -> bool:
@@ -119,8 +144,12 @@ class Tunnels:
     calling: str = ""
     called: str = ""
 
-    def open(self, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
+    def open(self, numbers: range, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
         return _Calls(self, wheel, rng)
+
+    def share(self, number: int, count: int) -> Access:
+        mine = part(self.tunnels, number, count)
+        return replace(self, tunnels=len(mine), bind=rotate(self.bind, mine.start))
 
 
 class _Calls:
@@ -145,10 +174,13 @@ class _Calls:
 
     def dial(self, line: Line) -> Dial:
         chosen, number = self._chosen, line.number
-        return self._lac.call(fill(chosen.calling, number), fill(chosen.called, number), line)
+        return self._lac.call(number, fill(chosen.calling, number), fill(chosen.called, number), line)
 
     def shut(self, now: float) -> None:
         self._lac.shut(now)
+
+    def cut(self, now: float) -> None:
+        self._lac.cut(now)
 
     @property
     def busy(self) -> bool:
@@ -168,6 +200,8 @@ class Clients:
 
     wishes: pptp.Wishes
     server: tcp.Place
+    #: Of all subscribers, in whichever process.
+    numbers: range
     #: Addresses of this host's to speak from, in turn.
     bind: tuple[IPv4Address, ...] = ()
     #: Control connections.
@@ -175,18 +209,30 @@ class Clients:
     #: Template.
     called: str = ""
 
-    def open(self, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
-        return _Dialups(self, wheel, rng)
+    def open(self, numbers: range, wheel: Wheel, rng: Callable[[int], bytes]) -> Carrier:
+        return _Dialups(self, numbers, wheel, rng)
+
+    def share(self, number: int, count: int) -> Access:
+        mine = part(self.tunnels, number, count)
+        return replace(self, tunnels=len(mine), bind=rotate(self.bind, mine.start))
 
 
 class _Dialups:
-    def __init__(self, chosen: Clients, wheel: Wheel, rng: Callable[[int], bytes]) -> None:
+    def __init__(self, chosen: Clients, numbers: range, wheel: Wheel, rng: Callable[[int], bytes]) -> None:
         self._chosen = chosen
-        sockets = tcp.Sockets(chosen.server, chosen.bind, chosen.wishes.tunnel.negotiation_timeout)
+        heard = filter.calls(numbers, chosen.numbers)
+        sockets = tcp.Sockets(chosen.server, chosen.bind, chosen.wishes.tunnel.negotiation_timeout, heard)
         self._sockets = sockets
-        hostname = socket.gethostname()
         self._pns = pptp.Pns(
-            chosen.wishes, sockets.connect, sockets.transmit, chosen.tunnels, rng, wheel, hostname
+            chosen.wishes,
+            sockets.connect,
+            sockets.hush,
+            sockets.transmit,
+            chosen.tunnels,
+            rng,
+            wheel,
+            socket.gethostname(),
+            len(chosen.numbers),
         )
 
     def start(self, clock: Callable[[], float], after: Callable[[], None]) -> None:
@@ -197,6 +243,9 @@ class _Dialups:
 
     def shut(self, now: float) -> None:
         self._pns.shut(now)
+
+    def cut(self, now: float) -> None:
+        self._pns.cut(now)
 
     @property
     def busy(self) -> bool:

@@ -107,15 +107,21 @@ class Lac(Engine):
         self.wishes = wishes
         (self.service,) = self.services.values()
         self._trunks = [Trunk(wishes, *ways[number % len(ways)]) for number in range(tunnels)]
-        self._turn = 0
         # Calls whose ICCN a full window holds back, with its Ns.
         self._held: dict[Tunnel, deque[tuple[int, LacCall]]] = {}
 
-    def call(self, calling: str, called: str, owner: Owner) -> LacCall:
-        """A new call, with Calling Number and Called Number; empty ones are not sent."""
-        trunk = self._trunks[self._turn % len(self._trunks)]
-        self._turn += 1
+    def call(self, number: int, calling: str, called: str, owner: Owner) -> LacCall:
+        """A new call, for subscriber *number*, with Calling Number and Called Number; empty ones are not sent.
+
+        A subscriber is always in the same of the tunnels, so that they stay evenly filled.
+        """
+        trunk = self._trunks[(number - 1) % len(self._trunks)]
         return LacCall(self, trunk, calling, called, owner)
+
+    def cut(self, now: float) -> None:
+        """The LAC's power has been cut: it knows nothing of its tunnels any more."""
+        for tunnel in list(self.tunnels.values()):
+            tunnel.discard("power cut", now)
 
     def established(self, tunnel: Tunnel, now: float) -> None:
         super().established(tunnel, now)
@@ -126,6 +132,10 @@ class Lac(Engine):
     def closed(self, tunnel: Tunnel, reason: str, now: float) -> None:
         super().closed(tunnel, reason, now)
         self._held.pop(tunnel, None)
+
+    def waits(self, tunnel: Tunnel) -> bool:
+        """None does: each is refused at once."""
+        return False
 
     def incoming(self, tunnel: Tunnel, message: Message, now: float) -> None:
         """The LNS wants a call: subscribers take none."""
@@ -338,6 +348,8 @@ class LacCall(Leg):
             header = _PLAIN.pack(_PLAIN_FLAGS, 10 + len(frame), ids, _ADDRESS_CONTROL)
         self.tunnel.transmit_data(header + frame)
 
+    __call__ = send
+
     # The call.
 
     def facts(self) -> dict[str, object]:
@@ -362,6 +374,9 @@ class LacCall(Leg):
     def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         """We send neither way, and take both."""
 
+    def rest(self) -> None:
+        """It is kept as it is."""
+
     def tap(self, tap: Tap | None) -> None:
         """Subscribers are watched on the wire."""
 
@@ -372,6 +387,9 @@ class LacCall(Leg):
         if self.tunnel.calls.get(self.id) is self:
             self.tunnel.remove(self, self._lac.now)
         self.upper = NOBODY
+
+    # Its LAC has power.
+    vanish = forget
 
     def _leave(self, reason: str, now: float) -> None:
         """It is over, which was not the subscriber's will."""

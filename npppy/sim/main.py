@@ -1,18 +1,18 @@
-"""npppysim: the command line."""
+"""npppysim: what its command line asks for, and the run of it."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+import math
+import secrets
 import sys
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import uvloop
 
-from .. import __version__
 from ..config.model import (
     AuthMethod,
     L2tpOptions,
@@ -25,214 +25,28 @@ from ..config.model import (
     Where,
 )
 from ..config.options import TUNNEL_DEFAULTS
-from ..ppp import proto
 from ..pppoe.access import MAX_MRU
 from ..pppoe.codec import MAX_LINE_ID
-from ..pptp.gre import WINDOW
-from . import l2tp, pppoe, pptp
+from . import l2tp, pppoe, pptp, tcp, workers
 from .access import Access, Clients, Ethernet, Tunnels, fill
 from .load import Ending, Plan
+from .options import parser
 from .report import Report
 from .run import Pings, Run, Setup
+from .stream import Data
 from .subscriber import Credentials
-from .traffic import MIN_PING
-from .udp import Place
+from .workers import WorkerError
 
-#: How subscribers log in.
-_METHODS = {method.value: method for method in (AuthMethod.PAP, AuthMethod.CHAP, AuthMethod.MSCHAPV2)}
-#: 02: locally administered.
-MAC_BASE = "02:4e:50:00:00:00"
-L2TP_PORT = 1701
-PPTP_PORT = 1723
 #: Octets of a host name and of a telephone number that RADIUS can pass on (RFC 2865 section 5).
 MAX_TEXT = 253
 #: Octets of a host name and of a telephone number that PPTP has room for, with the 0 behind them.
 MAX_PPTP_TEXT = 63
+#: Seconds that all stay when something is to happen meanwhile.
+HOLD = 10.0
 
 
 class UsageError(Exception):
     """The arguments make no run."""
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def convert(word: str) -> int:
-        value = int(word)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"not within {least} to {most}")
-        return value
-
-    return convert
-
-
-def _seconds(word: str) -> float:
-    value = float(word)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError("not a time")
-    return value
-
-
-def _methods(word: str) -> tuple[AuthMethod, ...]:
-    try:
-        return tuple(_METHODS[name] for name in word.split(","))
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"not of {', '.join(_METHODS)}") from None
-
-
-def _some(*words: str) -> Callable[[str], tuple[str, ...]]:
-    """Some of *words*, in their order here."""
-
-    def convert(word: str) -> tuple[str, ...]:
-        given = word.split(",")
-        if not set(given) <= set(words):
-            raise argparse.ArgumentTypeError(f"not of {', '.join(words)}")
-        return tuple(word for word in words if word in given)
-
-    return convert
-
-
-def _mac(word: str) -> int:
-    octets = bytes.fromhex(word.replace(":", ""))
-    if len(octets) != 6 or octets[0] & 1:
-        raise argparse.ArgumentTypeError("not the MAC address of a host")
-    return int.from_bytes(octets, "big")
-
-
-def _place(port: int) -> Callable[[str], Place]:
-    """ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT; without one, *port*."""
-
-    def convert(word: str) -> Place:
-        host, colon, number = word.rpartition(":")
-        if not colon or (":" in host and not host.endswith("]")):
-            host, number = word, str(port)
-        if not 0 <= int(number) <= 65535:
-            raise argparse.ArgumentTypeError("not a port")
-        return ip_address(host.removeprefix("[").removesuffix("]")), int(number)
-
-    return convert
-
-
-def _ending(call: str) -> Callable[[str], Ending]:
-    """*call* is the carrier's own way."""
-
-    def convert(word: str) -> Ending:
-        found = {"lcp": Ending.LCP, call: Ending.CALL, "none": Ending.NONE}.get(word)
-        if found is None:
-            raise argparse.ArgumentTypeError(f"not of lcp, {call}, none")
-        return found
-
-    return convert
-
-
-def _host_uniq(word: str) -> bytes | None:
-    if word == "number":
-        return None
-    return b"" if word == "none" else bytes.fromhex(word)
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="npppysim", description="Simulated PPP subscribers; see npppysim(1).")
-    top.add_argument("--version", action="version", version=f"npppysim {__version__}")
-    carriers = top.add_subparsers(dest="carrier", required=True, metavar="carrier")
-    ethernet = carriers.add_parser("pppoe", help="subscribers on an Ethernet interface")
-    _options(ethernet, "PPPoE", _pppoe_options, "padt")
-    lac = carriers.add_parser("l2tp", help="subscribers of a LAC, in tunnels to an LNS")
-    _options(lac, "L2TP", _l2tp_options, "cdn")
-    clients = carriers.add_parser("pptp", help="clients of a PPTP server")
-    _options(clients, "PPTP", _pptp_options, "clear")
-    # What such servers want, ours included.
-    clients.set_defaults(auth=(AuthMethod.MSCHAPV2,), mppe="yes")
-    return top
-
-
-def _options(
-    carrier: argparse.ArgumentParser, title: str, own: Callable[[argparse._ArgumentGroup], None], ending: str
-) -> None:
-    _load_options(carrier.add_argument_group("load"), ending)
-    _ppp_options(carrier.add_argument_group("PPP"))
-    own(carrier.add_argument_group(title))
-    _traffic_options(carrier.add_argument_group("traffic"))
-    _output_options(carrier.add_argument_group("output"))
-
-
-def _load_options(group: argparse._ArgumentGroup, ending: str) -> None:
-    add = group.add_argument
-    add("--sessions", type=_number(1, 1 << 24), default=1, metavar="N", help="how many subscribers (1)")
-    add("--rate", type=_seconds, default=0.0, metavar="R", help="set-ups begun a second; 0: as they are answered (0)")
-    add("--window", type=_number(1, 1 << 20), default=256, metavar="N", help="set-ups under way without a rate (256)")
-    add("--hold", type=_seconds, default=0.0, metavar="SECONDS", help="how long all stay up, or inf (0)")
-    add("--terminate", type=_ending(ending), default=Ending.LCP, metavar="HOW", help=f"lcp, {ending} or none")
-    add("--first", type=_number(0, 1 << 24), default=1, metavar="N", help="the number of the first subscriber (1)")
-
-
-def _ppp_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--auth", type=_methods, default=(AuthMethod.CHAP,), metavar="HOW", help="pap, chap, mschapv2; or several: a,b")
-    add("--mppe", choices=[mppe.value for mppe in Mppe], default="no", help="whether packets are encrypted")
-    lengths, states = _some("128", "56", "40"), _some("stateless", "stateful")
-    add("--mppe-key-length", type=lengths, default=lengths("128,56,40"), metavar="BITS", help="of 128,56,40 (all)")
-    add("--mppe-key-state", type=states, default=states("stateless,stateful"), metavar="STATE", help="of both (both)")
-    add("--user", default="user%d", metavar="NAME", help="%%d and {n} stand for the subscriber's number (user%%d)")
-    add("--password", default="", metavar="PASSWORD")
-    add("--credentials", type=Path, metavar="FILE", help="lines of name:password, used in turn, instead of those two")
-    add("--mru", type=_number(proto.MIN_MRU, 65535), metavar="N", help="asked for (what the carrier allows)")
-    add("--timeout", type=_number(1, 3600), default=30, metavar="SECONDS", help="for LCP, login and IPCP (30)")
-    add("--echo-interval", type=_number(0, 86400), default=0, metavar="SECONDS", help="between LCP echoes; 0: none (0)")
-
-
-def _pppoe_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--interface", required=True, metavar="IF")
-    add("--service-name", default="", metavar="NAME")
-    add("--ac-name", default="", metavar="NAME", help="take no other concentrator")
-    add("--macs", choices=("distinct", "one"), default="distinct", help="an address each, or the interface's for all")
-    add("--mac-base", type=_mac, default=_mac(MAC_BASE), metavar="MAC", help=f"the number is added ({MAC_BASE})")
-    add("--host-uniq", type=_host_uniq, metavar="HOW", help="number, none, or the same hexadecimal octets for all")
-    add("--max-payload", type=_number(MAX_MRU, 65535), default=0, metavar="N", help="RFC 4638")
-    add("--circuit-id", default="", metavar="TEXT", help="of the access line (TR-101), with %%d or {n}")
-    add("--remote-id", default="", metavar="TEXT", help="of the access line (TR-101), with %%d or {n}")
-
-
-def _l2tp_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--server", type=_place(L2TP_PORT), required=True, metavar="ADDRESS[:PORT]", help="of the LNS")
-    add("--bind", type=_place(0), action="append", default=[], metavar="ADDRESS[:PORT]", help="ours; may be repeated")
-    add("--tunnels", type=_number(1, 65534), default=1, metavar="N", help="over which the calls are spread (1)")
-    add("--ports", choices=("shared", "distinct"), default="shared", help="one for each address, or for each tunnel")
-    add("--hostname", metavar="NAME", help="in SCCRQ (this machine's)")
-    add("--secret", metavar="SECRET", help="of the tunnels")
-    add("--hidden-avps", action="store_true", help="hide what may be hidden")
-    add("--hello-interval", type=_number(1, 86400), default=60, metavar="SECONDS", help="before a silent LNS is asked")
-    add("--calling-number", default="", metavar="TEXT", help="with %%d or {n}")
-    add("--called-number", default="", metavar="TEXT", help="with %%d or {n}")
-    add("--sequencing", action="store_true", help="require sequence numbers on data")
-    add("--proxy", choices=("none", "chap", "pap"), default="none", help="what the LAC has begun with subscribers")
-
-
-def _pptp_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--server", type=_place(PPTP_PORT), required=True, metavar="ADDRESS[:PORT]", help="of the PAC")
-    add("--bind", type=IPv4Address, action="append", default=[], metavar="ADDRESS", help="ours; may be repeated")
-    add("--tunnels", type=_number(1, 1 << 16), metavar="N", help="control connections for all calls (one for each)")
-    add("--hostname", default="", metavar="NAME", help="in Start-Control-Connection-Request (this machine's)")
-    add("--hello-interval", type=_number(1, 86400), default=60, metavar="SECONDS", help="before a silent PAC is asked")
-    add("--called-number", default="", metavar="TEXT", help="with %%d or {n}")
-    add("--receive-window", type=_number(1, 65535), default=WINDOW, metavar="N", help=f"the PAC is told ({WINDOW})")
-
-
-def _traffic_options(group: argparse._ArgumentGroup) -> None:
-    either = group.add_mutually_exclusive_group()
-    either.add_argument("--ping", type=IPv4Address, metavar="ADDRESS", help="from each session, and check the replies")
-    either.add_argument("--tun", action="store_true", help="a device sim<number> with its address each")
-    add = group.add_argument
-    add("--ping-count", type=_number(1, 65535), default=1, metavar="N", help="pings a session (1)")
-    add("--ping-interval", type=_seconds, default=1.0, metavar="SECONDS", help="between them, and for a reply (1)")
-    add("--ping-size", type=_number(MIN_PING, 65507), default=56, metavar="N", help="octets of payload (56)")
-
-
-def _output_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--json", action="store_true", help="the summary as a JSON object")
-    group.add_argument("--events", action="store_true", help="a JSON object for each session that comes up or goes")
-    group.add_argument("-v", dest="verbose", action="count", default=0, help="log more; twice: all")
 
 
 def read_credentials(path: Path) -> list[Credentials]:
@@ -269,28 +83,76 @@ def _who(given: argparse.Namespace) -> Callable[[int], Credentials]:
     return lambda number: Credentials(fill(given.user, number).encode(), given.password.encode())
 
 
+def _pings(given: argparse.Namespace) -> Pings | None:
+    chosen = {
+        name: value
+        for name in ("count", "interval", "size")
+        if (value := getattr(given, f"ping_{name}")) is not None
+    }
+    if given.ping is not None:
+        return Pings(target=given.ping, **chosen)
+    if chosen:
+        raise UsageError(f"--ping-{next(iter(chosen))} is for --ping")
+    return None
+
+
+def _data(given: argparse.Namespace) -> Data | None:
+    if given.traffic is None:
+        if given.traffic_to is not None:
+            raise UsageError("--traffic-to is for --traffic")
+        return None
+    size, rate = given.traffic
+    return Data(size=size, rate=rate, target=given.traffic_to, run=secrets.randbits(32))
+
+
 def setup(given: argparse.Namespace) -> Setup:
     """Raises :class:`UsageError`."""
-    pings = None
-    if given.ping is not None:
-        pings = Pings(
-            target=given.ping, count=given.ping_count, interval=given.ping_interval, size=given.ping_size
-        )
+    hold = given.hold if given.hold is not None else HOLD if given.traffic or given.churn else 0.0
+    if given.reconnect and hold == math.inf:
+        raise UsageError("there is no reconnecting after all have been held forever")
+    if given.redial == math.inf:
+        raise UsageError("who never dials again needs no --redial")
+    if given.churn and not hold:
+        raise UsageError("--churn is while all hold: --hold 0 leaves it no time")
+    if given.churn_by is not None and not given.churn:
+        raise UsageError("--churn-by is for --churn")
     return Setup(
         plan=Plan(
             sessions=given.sessions,
             rate=given.rate,
             window=given.window,
-            hold=given.hold,
+            hold=hold,
             ending=given.terminate,
             first=given.first,
+            churn=given.churn,
+            churn_by=given.churn_by or (Ending.LCP,),
+            reconnects=given.reconnect,
+            redial=given.redial,
         ),
         access={"pppoe": _ethernet, "l2tp": _tunnels, "pptp": _clients}[given.carrier](given),
         credentials=_who(given),
-        pings=pings,
+        pings=_pings(given),
+        data=_data(given),
         tun=given.tun,
         events=given.events,
     )
+
+
+def divisible(given: argparse.Namespace) -> None:
+    """Raises :class:`UsageError` for what several processes cannot share."""
+    count = given.workers
+    if count == 1:
+        return
+    if given.tun:
+        raise UsageError("--tun is for one process")
+    tunnels = given.tunnels if given.carrier != "pppoe" else None
+    for title, number in (("sessions", given.sessions), ("window", given.window), ("tunnels", tunnels)):
+        if number is not None and number < count:
+            raise UsageError(f"--{title} {number} cannot be divided between {count} workers")
+    if given.carrier == "pppoe" and given.macs == "one":
+        raise UsageError("workers tell their frames apart by MAC addresses: --macs one is for one process")
+    if given.carrier == "l2tp" and any(port for _, port in given.bind):
+        raise UsageError("workers have a port each: --bind with a port is for one process")
 
 
 def _tunnel(
@@ -393,6 +255,12 @@ def _clients(given: argparse.Namespace) -> Access:
         raise UsageError("PPTP is for IPv4 only")
     if given.sessions > pptp.CALL_IDS:
         raise UsageError(f"there are {pptp.CALL_IDS} call ids")
+    silently = given.churn and Ending.NONE in (given.churn_by or ())
+    if silently and (given.tunnels or given.sessions) < given.sessions:
+        # The server would still have a call of this number in the connection.
+        raise UsageError("who goes without a word needs a control connection of its own")
+    if (silently or given.reconnect) and not tcp.can_hush():
+        raise UsageError("for the kernel not to close their TCP connections, a power cut needs CAP_NET_ADMIN")
     options = PptpOptions(hostname=given.hostname, echo_interval=given.hello_interval)
     mru = given.mru or TUNNEL_DEFAULTS[Protocol.PPTP]["mru"]
     return Clients(
@@ -400,6 +268,7 @@ def _clients(given: argparse.Namespace) -> Access:
             tunnel=_tunnel(given, Protocol.PPTP, options, mru, given.auth), window=given.receive_window
         ),
         server=given.server,
+        numbers=range(given.first, last + 1),
         bind=tuple(given.bind),
         tunnels=given.tunnels or given.sessions,
         called=given.called_number,
@@ -410,6 +279,13 @@ async def _run(chosen: Setup) -> Report:
     return await Run(chosen).run()
 
 
+def _report(chosen: Setup, count: int) -> Report:
+    if count > 1:
+        return workers.run(chosen, count)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(chosen))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """0: all came up, and all pings were answered; 1: not so; 2: nothing could be tried."""
     given = parser().parse_args(argv)
@@ -417,12 +293,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     try:
         chosen = setup(given)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            report = runner.run(_run(chosen))
-    except (UsageError, OSError) as error:
+        divisible(given)
+        report = _report(chosen, given.workers)
+    except (UsageError, WorkerError, OSError) as error:
         print(f"npppysim: {error}", file=sys.stderr)
         return 2
-    print(report.as_json() if given.json else report.as_text())
+    print(report.as_json() if given.report == "json" else report.as_text())
     return 0 if report.good else 1
 
 

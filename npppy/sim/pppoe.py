@@ -12,7 +12,8 @@ from ..cursor import Malformed
 from ..ppp.cause import Cause
 from ..ppp.link import NOBODY, Caller, Link, Tap, Upper
 from ..pppoe import codec
-from ..pppoe.access import MAX_MRU, UNWANTED
+from ..pppoe.access import MAX_MRU
+from ..pppoe.call import UNWANTED
 from ..pppoe.codec import AccessLine, Code, Discovery, Tag
 from ..text import printable
 from ..wheel import Timed, Wheel
@@ -248,6 +249,8 @@ class Host(Timed):
     def send(self, frame: bytes) -> None:
         self._segment.transmit(b"".join((self._header, _length(len(frame)), frame)))
 
+    __call__ = send
+
     def close(self, cause: Cause) -> None:
         self._segment.transmit(codec.discovery_frame(self._ac, self.mac, Code.PADT, self.session_id, b""))
         self.forget()
@@ -257,6 +260,9 @@ class Host(Timed):
 
     def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         """RFC 2516 section 7 forbids what the options are about."""
+
+    def rest(self) -> None:
+        """It is kept as it is."""
 
     def tap(self, tap: Tap | None) -> None:
         """Subscribers are watched on the wire."""
@@ -275,6 +281,9 @@ class Host(Timed):
         if self._header:
             segment.sessions.pop(self._session_key, None)
         self.upper = NOBODY
+
+    # It has nothing else that could fall silent.
+    vanish = forget
 
 
 def _error(packet: Discovery) -> str:

@@ -52,34 +52,42 @@ class Trunk:
 class Pns(Engine):
     """Spreads calls evenly over *tunnels* connections, which come when the first of their calls does.
 
-    *connect* begins to set up TCP for a trunk, of which :meth:`connected` or :meth:`unreachable` is told.
+    *connect* begins to set up TCP for a trunk, of which :meth:`connected` or :meth:`unreachable` is told; *hush* makes
+    TCP close a connection without a word when it does.  *whole* is as :func:`call_id` has it.
     """
 
     def __init__(
         self,
         wishes: Wishes,
         connect: Callable[[Trunk], None],
+        hush: Callable[[Endpoint], None],
         transmit: Transmit,
         tunnels: int,
         rng: Callable[[int], bytes],
         wheel: Wheel,
         hostname: str,
+        whole: int,
     ) -> None:
         super().__init__([wishes.tunnel], _no_session, rng, wheel, hostname, transmit)
         self.wishes = wishes
         self.connect = connect
+        self._hush = hush
+        self._whole = whole
         (self.service,) = self.services.values()
         self._trunks = [Trunk(number) for number in range(tunnels)]
-        self._turn = 0
+        # Calls whose call id is that of one which the server has not said yet to be over.
+        self._queued: dict[int, PnsCall] = {}
+        # How often a subscriber has gone without a word, if it has.
+        self._generations: dict[int, int] = {}
 
     def call(self, number: int, called: str, owner: Owner) -> PnsCall:
         """A new call, for subscriber *number*, with a Phone Number or none.
 
-        The call id comes from the subscriber's number, so several simulators at one address need not meet in one.
+        Connection and call id come from the subscriber's number: connections stay evenly filled, and several simulators
+        at one address need not meet in one call id.
         """
-        trunk = self._trunks[self._turn % len(self._trunks)]
-        self._turn += 1
-        return PnsCall(self, trunk, (number - 1) % CALL_IDS + 1, called, owner)
+        trunk = self._trunks[(number - 1) % len(self._trunks)]
+        return PnsCall(self, trunk, number, called, owner)
 
     # Connections.
 
@@ -101,6 +109,23 @@ class Pns(Engine):
         for call in waiting:
             call.ended(Cause.LOST_CARRIER, reason, now)
 
+    def call_id(self, number: int) -> int:
+        return call_id(number, self._generations.get(number, 0), self._whole)
+
+    def vanished(self, number: int) -> None:
+        """A subscriber has gone without a word."""
+        self._generations[number] = self._generations.get(number, 0) + 1
+
+    def vanish(self, connection: Connection, now: float) -> None:
+        """Who is at this end of a connection, which has no calls any more, has lost its power."""
+        self._hush(connection.endpoint)
+        connection.discard("power cut", Cause.LOST_CARRIER, now)
+
+    def cut(self, now: float) -> None:
+        """All have."""
+        for connection in list(self.connections.values()):
+            self.vanish(connection, now)
+
     def established(self, connection: Connection, now: float) -> None:
         for call in list(connection.calls.values()):
             assert isinstance(call, PnsCall)
@@ -114,9 +139,34 @@ class Pns(Engine):
         call.connection.add(call)
         self._sweeper.start(now)
 
+    def queue(self, call: PnsCall, number: int) -> bool:
+        """Have a call wait until its number is free; False: the one that has it stays."""
+        other = self.calls[number]
+        if number in self._queued or not isinstance(other, PnsCall) or not other.leaving:
+            return False
+        self._queued[number] = call
+        return True
+
+    def unqueue(self, call: PnsCall) -> None:
+        number = self.call_id(call.number)
+        if self._queued.get(number) is call:
+            del self._queued[number]
+
     def release(self, call: Leg) -> None:
         del self.calls[call.id]
         self._sweeper.forget(call)
+        queued = self._queued.pop(call.id, None)
+        if queued is not None:
+            queued.dial(self.now)
+
+
+def call_id(number: int, generation: int, whole: int) -> int:
+    """That of subscriber *number*, one of *whole* with numbers in a row.
+
+    A call that has ended without a word is still there for the server, which would take another one of its id and
+    address for the same.  So the next *generation* has the *whole* next ids, while there are as many.
+    """
+    return (number - 1 + generation % (CALL_IDS // whole) * whole) % CALL_IDS + 1
 
 
 def _no_session(call: Call, now: float) -> None:
@@ -126,7 +176,7 @@ def _no_session(call: Call, now: float) -> None:
 class PnsCall(Leg):
     """One subscriber's outgoing call (RFC 2637 section 3.2.4.2): from the wish for it to its end."""
 
-    __slots__ = ("_called", "_early", "_number", "_owner", "_pns", "_trunk", "link", "upper")
+    __slots__ = ("_called", "_early", "_owner", "_pns", "_trunk", "link", "number", "upper")
 
     def __init__(self, pns: Pns, trunk: Trunk, number: int, called: str, owner: Owner) -> None:
         # It is a leg, and the rest of Leg is there, as soon as it has joined a connection.
@@ -134,7 +184,8 @@ class PnsCall(Leg):
         self.upper: Upper = NOBODY
         self._pns = pns
         self._trunk = trunk
-        self._number = number
+        #: The subscriber's.
+        self.number = number
         self._called = called
         self._owner = owner
         # What has come before the reply; None: no reply is waited for any more.
@@ -155,10 +206,12 @@ class PnsCall(Leg):
 
     def join(self, connection: Connection, now: float) -> None:
         """There is a connection: be one of its calls."""
-        if self._number in self._pns.calls:
-            self._leave("no call id left", now)
+        number = self._pns.call_id(self.number)
+        if number in self._pns.calls:
+            if not self._pns.queue(self, number):
+                self._leave("no call id left", now)
             return
-        super().__init__(connection, self._number, Window())
+        super().__init__(connection, number, Window())
         self.link = Link(
             tunnel=self._pns.wishes.tunnel, caller=Caller(text=str(connection.endpoint)), max_mru=MAX_MRU
         )
@@ -224,6 +277,8 @@ class PnsCall(Leg):
     def send(self, frame: bytes) -> None:
         self.transmit(frame, self._pns.now)
 
+    __call__ = send
+
     # The call.
 
     def facts(self) -> dict[str, object]:
@@ -240,6 +295,11 @@ class PnsCall(Leg):
     def _there(self) -> bool:
         return self._pns.calls.get(self.id) is self
 
+    @property
+    def leaving(self) -> bool:
+        """It has been a call, and is one for the server only."""
+        return self._early is None and self.upper is NOBODY
+
     def close(self, cause: Cause) -> None:
         """Ask for the end; the call stays until the server has said that it is over, and data of it means nothing."""
         if self._there and self.upper is not NOBODY:
@@ -253,6 +313,9 @@ class PnsCall(Leg):
     def lcp_opened(self, *, send_accm: int, receive_accm: int, pfc: bool, acfc: bool) -> None:
         """We send neither way, and take both."""
 
+    def rest(self) -> None:
+        """It is kept as it is."""
+
     def tap(self, tap: Tap | None) -> None:
         """Subscribers are watched on the wire."""
 
@@ -261,10 +324,18 @@ class PnsCall(Leg):
 
     def forget(self) -> None:
         self._trunk.waiting.pop(self, None)
+        self._pns.unqueue(self)
         if self._there:
             self.connection.remove(self, self._pns.now)
         self._early = None
         self.upper = NOBODY
+
+    def vanish(self) -> None:
+        there = self._there
+        self.forget()
+        self._pns.vanished(self.number)
+        if there and not self.connection.calls:
+            self._pns.vanish(self.connection, self._pns.now)
 
     def _leave(self, reason: str, now: float) -> None:
         """It is over, which was not the subscriber's will, unless it has left already."""

@@ -12,19 +12,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Protocol
 
 from ..wheel import Wheel
 from .access import Access
 from .load import Dial, Ending, Line, Load, Plan, Stage
+from .progress import INTERVAL, Progress, Snapshot, snapshot
 from .report import Report
+from .stream import Data, Pacer
 from .subscriber import Credentials, Subscriber
+from .tally import Tally
 from .traffic import Pinger, Traffic
 from .tun import TunTraffic
 
 log = logging.getLogger("npppy.sim")
 
-#: Seconds between two looks at the progress.
-PROGRESS = 0.5
 #: Seconds that a carrier may take to take leave.
 FAREWELL = 5.0
 
@@ -32,9 +34,11 @@ FAREWELL = 5.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pings:
     target: IPv4Address
-    count: int
-    interval: float
-    size: int
+    count: int = 1
+    #: Seconds.
+    interval: float = 1.0
+    #: Octets of payload.
+    size: int = 56
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +49,36 @@ class Setup:
     access: Access
     credentials: Callable[[int], Credentials]
     pings: Pings | None = None
+    #: What goes through all sessions together.
+    data: Data | None = None
     tun: bool = False
     #: A JSON object on standard output for each session that comes up or goes.
     events: bool = False
 
 
+class Leader(Protocol):
+    """Who leads several processes, each of which has a run."""
+
+    def lead(self, run: Run) -> None:
+        """Call its methods when it is time."""
+
+    def ready(self) -> None:
+        """This one is as far as the others are to be: :meth:`Run.met` follows when they are."""
+
+    def tell(self, found: Snapshot) -> None:
+        """How it goes on."""
+
+
 class Run:
     """One load by one carrier.  Raises OSError if its sockets cannot be had."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, leader: Leader | None = None) -> None:
         self._setup = setup
+        self._leader = leader
+        # Since when all are as far as this one; None: they are not, or have not been asked.
+        self._since: float | None = None
+        self._asked = False
+        self._met = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
         self._wheel = Wheel(self._clock())
@@ -64,23 +88,33 @@ class Run:
         # Seconds that the carrier may take to take leave, and when it began to; None: it has not.
         self._farewell = FAREWELL
         self._left: float | None = None
+        self._pacer: Pacer | None = None
+        if setup.data is not None:
+            self.report.traffic = Tally()
+            self._pacer = Pacer(setup.data, self.report.traffic, self._clock)
         # Nothing here is worth guessing; secrets would cost a system call each time.
         rng = random.Random().randbytes
-        self._carrier = setup.access.open(self._wheel, rng)
+        plan = setup.plan
+        self._carrier = setup.access.open(range(plan.first, plan.first + plan.sessions), self._wheel, rng)
         self._load = Load(setup.plan, setup.credentials, self, self.report, self._wheel, rng, self._event)
 
     async def run(self) -> Report:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._interrupt)
-        self._carrier.start(self._clock, self._turn)
-        progress = self._loop.create_task(self._progress()) if sys.stderr.isatty() else None
+        if self._leader is None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._loop.add_signal_handler(number, self.interrupt)
+        else:
+            self._leader.lead(self)
+        progress = self._loop.create_task(self._progress())
         try:
+            # None begins before all have what they need.
+            while self.gathered(self._clock()) is None and self._load.stage is Stage.DIALLING:
+                await self._met.wait()
+            self._met.set()
+            self._carrier.start(self._clock, self._turn)
             self._turn()
             await self._done.wait()
         finally:
-            if progress is not None:
-                progress.cancel()
-                sys.stderr.write("\r\x1b[K")
+            progress.cancel()
             self._carrier.close()
             self.report.drops.update(self._carrier.drops)
         return self.report
@@ -90,6 +124,7 @@ class Run:
         now = self._clock()
         self._wheel.advance(now)
         due = self._load.poll(now)
+        soon = self._send(now)
         if self._load.stage is Stage.DONE:
             if self._left is None:
                 self._left = now
@@ -103,17 +138,38 @@ class Run:
                 return
         if self._timer is not None:
             self._timer.cancel()
-        times = [when for when in (due, self._wheel.next()) if when is not None]
+        times = [when for when in (due, soon, self._wheel.next()) if when is not None]
         self._timer = self._loop.call_later(max(0.0, min(times) - now), self._turn) if times else None
 
-    def _interrupt(self) -> None:
-        """The first signal ends all in good order, the second one without waiting for answers."""
-        again = self._load.stage in (Stage.ENDING, Stage.DONE)
-        if again:
+    def _send(self, now: float) -> float | None:
+        pacer = self._pacer
+        if pacer is None:
+            return None
+        if self._load.stage >= Stage.SETTLING:
+            pacer.stop(now)
+        return pacer.poll(now)
+
+    # What the user or the leader wants.
+
+    def interrupt(self) -> None:
+        """The first time, all ends in good order, the second time without waiting for answers."""
+        if self._load.stage < Stage.SETTLING:
+            self._load.finish()
+        else:
             self._farewell = 0.0
-        if self._load.stage is not Stage.DONE:
-            self._load.stop(Ending.CALL if again else None)
-        self._turn()
+            if self._load.stage is not Stage.DONE:
+                self._load.stop(Ending.CALL)
+        self._go_on()
+
+    def met(self, since: float) -> None:
+        """All are as far as this one, on the monotonic clock *since* then."""
+        self._since = since
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._met.is_set():
+            self._turn()
+        self._met.set()
 
     # What the load asks for.
 
@@ -123,6 +179,8 @@ class Run:
     def traffic(self, subscriber: Subscriber) -> Traffic:
         if self._setup.tun:
             return TunTraffic(subscriber)
+        if self._pacer is not None:
+            return self._pacer.stream(subscriber)
         pings = self._setup.pings
         if pings is None:
             return Traffic()
@@ -135,6 +193,22 @@ class Run:
             interval=pings.interval,
             size=pings.size,
         )
+
+    def cut(self, now: float) -> None:
+        self._carrier.cut(now)
+
+    def gathered(self, now: float) -> float | None:
+        if self._leader is None:
+            return now
+        since, self._since = self._since, None
+        if since is None and not self._asked:
+            self._leader.ready()
+        self._asked = since is None
+        return since
+
+    def settled(self, now: float) -> bool:
+        self._send(now)
+        return self._pacer is None or self._pacer.done
 
     # What is told.
 
@@ -159,17 +233,23 @@ class Run:
         else:
             facts["reason"] = line.reason
         if self._setup.events:
-            print(json.dumps(facts), flush=True)
+            # In one piece: there may be several of us.
+            sys.stdout.write(json.dumps(facts) + "\n")
+            sys.stdout.flush()
         else:
             log.info("subscriber=%d %s", line.number, " ".join(f"{key}={value}" for key, value in facts.items()))
 
     async def _progress(self) -> None:
-        while True:
-            report, load = self.report, self._load
-            sys.stderr.write(
-                f"\r\x1b[K{load.stage.name.lower()}: {load.started} of {report.sessions} begun, {report.up} came up, "
-                f"{report.failed.total()} failed, {report.lost.total()} lost, {len(load.lines)} there, "
-                f"{report.pings_answered} of {report.pings_sent} pings answered"
-            )
-            sys.stderr.flush()
-            await asyncio.sleep(PROGRESS)
+        """Let who looks on know how it goes."""
+        shown = Progress() if self._leader is None and sys.stderr.isatty() else None
+        try:
+            while self._leader is not None or shown is not None:
+                found = snapshot(self._load)
+                if shown is not None:
+                    shown.show(found, self._clock())
+                if self._leader is not None:
+                    self._leader.tell(found)
+                await asyncio.sleep(INTERVAL)
+        finally:
+            if shown is not None:
+                shown.clear()

@@ -47,7 +47,19 @@ class Watch(Protocol):
 class Subscriber(Station):
     """Dials by the PPP options of its link's tunnel: MRU, methods (those it knows), MPPE, limits, times, keepalive."""
 
-    __slots__ = ("_credentials", "_echoes", "_rng", "_sworn", "_watch", "_wheel", "address", "dns", "number", "reason")
+    __slots__ = (
+        "_credentials",
+        "_echoes",
+        "_rng",
+        "_sworn",
+        "_watch",
+        "_wheel",
+        "address",
+        "concentrator",
+        "dns",
+        "number",
+        "reason",
+    )
 
     logger = logging.getLogger("npppy.sim")
 
@@ -66,6 +78,8 @@ class Subscriber(Station):
         #: What the concentrator gave: 0 and () before it has.
         self.address = 0
         self.dns: tuple[int, ...] = ()
+        #: The address that the concentrator has itself; 0: it has told none.
+        self.concentrator = 0
         #: Why it ends; "" until then.
         self.reason = ""
         self._credentials = credentials
@@ -225,6 +239,7 @@ class Subscriber(Station):
 
     def choose_address(self, wish: int, now: float) -> int:
         """The concentrator's address is its own affair."""
+        self.concentrator = wish
         return wish
 
     def ipcp_up(self, now: float) -> None:
@@ -319,7 +334,7 @@ class Subscriber(Station):
         if self.phase is not Phase.DEAD:
             self._dead(reason, now)
 
-    def changed(self, link: Link, now: float) -> None:
+    def changed(self, link: Link, now: float, *, moved: bool = False) -> None:
         """The path has changed: negotiate anew."""
         if self.phase is Phase.UP:
             self.negotiate_anew(now)

@@ -12,15 +12,19 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import cast
 
+from ..buffers import set_buffers
 from ..pptp.connection import Connection
 from ..pptp.service import Endpoint
+from . import filter
 from .pptp import Pns, Trunk
-from .wire import BATCH, enlarge
+from .wire import BATCH, BUFFER
 
 # <linux/in.h>; the socket module does not have them.
 _IP_MTU_DISCOVER = 10
 _PMTUDISC_DONT = 0
 _IP_BIND_ADDRESS_NO_PORT = 24
+# <linux/tcp.h>
+_TCP_REPAIR = 19
 
 #: An IPv4 address and a port.
 Place = tuple[IPv4Address, int]
@@ -29,10 +33,12 @@ Place = tuple[IPv4Address, int]
 class Sockets:
     """From the addresses of *bind* in turn to *server*; without any, from that which the routes say.
 
-    TCP has *timeout* seconds to connect.
+    TCP has *timeout* seconds to connect.  *heard* says which GRE packets are.
     """
 
-    def __init__(self, server: Place, bind: Sequence[IPv4Address], timeout: float) -> None:
+    def __init__(
+        self, server: Place, bind: Sequence[IPv4Address], timeout: float, heard: Sequence[filter.Instruction]
+    ) -> None:
         """Raises :class:`OSError`; GRE is for root."""
         #: Packets that could not be sent or received, by the name of the error.
         self.drops: Counter[str] = Counter()
@@ -41,7 +47,7 @@ class Sockets:
         self._loop = asyncio.get_running_loop()
         self._view = memoryview(bytearray(65535))
         self._tasks: set[asyncio.Task[None]] = set()
-        self._streams: set[_Stream] = set()
+        self._streams: dict[Endpoint, _Stream] = {}
         self._sources = tuple(dict.fromkeys(bind)) or (_source(server),)
         #: By the address that they are bound to.
         self._gre: dict[bytes, socket.socket] = {}
@@ -49,7 +55,7 @@ class Sockets:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         try:
             for source in self._sources:
-                self._gre[source.packed] = _open_gre(source, server[0])
+                self._gre[source.packed] = _open_gre(source, server[0], heard)
         except OSError:
             self.close()
             raise
@@ -65,7 +71,7 @@ class Sockets:
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for stream in list(self._streams):
+        for stream in list(self._streams.values()):
             stream.close()
         for sock in self._gre.values():
             self._loop.remove_reader(sock.fileno())
@@ -120,7 +126,7 @@ class Sockets:
             sock.bind((str(source), 0))
             async with asyncio.timeout(self._timeout):
                 await self._loop.sock_connect(sock, (str(self._server[0]), self._server[1]))
-            await self._loop.create_connection(lambda: _Stream(self, self._pns, trunk), sock=sock)
+            await self._loop.create_connection(lambda: _Stream(self, self._pns, trunk, sock), sock=sock)
         except OSError as error:
             sock.close()
             reason = os.strerror(error.errno) if error.errno else "not connected in time"
@@ -130,21 +136,29 @@ class Sockets:
             sock.close()
             raise
 
-    def opened(self, stream: _Stream) -> None:
-        self._streams.add(stream)
+    def hush(self, endpoint: Endpoint) -> None:
+        """Have a connection closed without a word when it is."""
+        stream = self._streams.get(endpoint)
+        if stream is not None:
+            stream.hush()
 
-    def closed(self, stream: _Stream) -> None:
-        self._streams.discard(stream)
+    def opened(self, endpoint: Endpoint, stream: _Stream) -> None:
+        self._streams[endpoint] = stream
+
+    def closed(self, endpoint: Endpoint) -> None:
+        self._streams.pop(endpoint, None)
 
 
 class _Stream(asyncio.Protocol):
     """A TCP connection (:class:`npppy.pptp.connection.Stream`)."""
 
-    def __init__(self, sockets: Sockets, pns: Pns, trunk: Trunk) -> None:
+    def __init__(self, sockets: Sockets, pns: Pns, trunk: Trunk, sock: socket.socket) -> None:
         self._sockets = sockets
         self._pns = pns
         self._trunk = trunk
+        self._sock = sock
         self._connection: Connection | None = None
+        self._endpoint: Endpoint
         self._transport: asyncio.Transport
 
     # What the connection asks for.
@@ -159,15 +173,20 @@ class _Stream(asyncio.Protocol):
     def close(self) -> None:
         self._transport.abort()
 
+    def hush(self) -> None:
+        """The other end shall not hear of it when it is closed, but as of a host that has no power."""
+        self._sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+
     # What the event loop tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._sockets.opened(self)
         (local, local_port), (peer, peer_port) = (
             transport.get_extra_info(name)[:2] for name in ("sockname", "peername")
         )
         endpoint = Endpoint(IPv4Address(local).packed, local_port, IPv4Address(peer).packed, peer_port)
+        self._endpoint = endpoint
+        self._sockets.opened(endpoint, self)
         self._connection = self._pns.connected(self._trunk, endpoint, self, self._sockets.clock())
         if self._connection is None:
             self.close()
@@ -179,7 +198,7 @@ class _Stream(asyncio.Protocol):
             self._sockets.after()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._sockets.closed(self)
+        self._sockets.closed(self._endpoint)
         if self._connection is not None:
             code = error.errno if isinstance(error, OSError) else None
             reason = os.strerror(code) if code else "the server has closed the connection"
@@ -187,12 +206,23 @@ class _Stream(asyncio.Protocol):
             self._sockets.after()
 
 
-def _open_gre(source: IPv4Address, server: IPv4Address) -> socket.socket:
-    """A socket that gets what comes from the server to this address."""
+def can_hush() -> bool:
+    """Whether :meth:`Sockets.hush` is allowed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+        except PermissionError:
+            return False
+    return True
+
+
+def _open_gre(source: IPv4Address, server: IPv4Address, heard: Sequence[filter.Instruction]) -> socket.socket:
+    """A socket that gets what comes from the server to this address, and is to be heard."""
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     sock = socket.socket(socket.AF_INET, kind, socket.IPPROTO_GRE)
     try:
-        enlarge(sock)
+        filter.attach(sock, heard)
+        set_buffers(sock, BUFFER)
         # On a narrow path large data goes in fragments.
         sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
         sock.bind((str(source), 0))

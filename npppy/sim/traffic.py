@@ -14,6 +14,8 @@ _MARK = b"npppysim"
 
 #: The payload of a ping begins with a mark, the subscriber's number and the request's.
 MIN_PING = len(_MARK) + 8 + 4
+#: Seconds that a reply may take, where the session ends meanwhile.
+_ON_ITS_WAY = 1.0
 
 
 class Traffic(Timed):
@@ -66,8 +68,8 @@ class Traffic(Timed):
         """It counts nothing more."""
         return Counters()
 
-    def finish(self) -> None:
-        """The subscriber has gone for good."""
+    def finish(self, *, ours: bool = False) -> None:
+        """The subscriber has gone for good; *ours*: it was told to by us."""
 
 
 class Pinger(Traffic):
@@ -110,6 +112,12 @@ class Pinger(Traffic):
     def close(self) -> Counters:
         self._wheel.disarm(self)
         return self.counters()
+
+    def finish(self, *, ours: bool = False) -> None:
+        latest = self._open.get(self._sent)
+        if ours and not self.done and latest is not None:
+            # Their replies had time yet.
+            self._report.pings_cut += sum(sent > latest - _ON_ITS_WAY for sent in self._open.values())
 
     def expire(self, now: float) -> None:
         if self._sent == self._count:

@@ -88,7 +88,7 @@ class TunTraffic(Traffic):
             log.error("subscriber=%d cannot read %s: %s", subscriber.number, self._name, error.strerror)
             self.finish()
 
-    def finish(self) -> None:
+    def finish(self, *, ours: bool = False) -> None:
         if self._rule:
             subprocess.run(["ip", "rule", "del", *self._rule.split()], stderr=subprocess.DEVNULL, check=False)
             self._rule = ""

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
 
+from ..buffers import set_buffers
 from ..config.model import Address
 from ..l2tp.service import Endpoint, Transmit
-from .wire import BATCH, enlarge
+from .wire import BATCH, BUFFER
 
 # <linux/in.h> and <linux/in6.h>; the socket module does not have them.
 _IP_MTU_DISCOVER = 10
@@ -95,7 +96,7 @@ def _connect(server: Place, local: Place | None) -> socket.socket:
     family = socket.AF_INET6 if six else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        enlarge(sock)
+        set_buffers(sock, BUFFER)
         # On a narrow path large data goes in fragments (RFC 2661 section 8.1).
         if six:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)

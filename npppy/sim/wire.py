@@ -9,32 +9,36 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 
+from ..buffers import set_buffers
 from ..pppoe import codec
+from . import filter
 
 #: Frames taken from a socket before others get their turn.
 BATCH = 128
 #: Octets of kernel buffer a socket: all subscribers may be answered at once.
 BUFFER = 32 << 20
 
-# <linux/if_packet.h>, <asm-generic/socket.h>; the socket module does not have them.
+# <linux/if_packet.h>; the socket module does not have them.
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_MR_PROMISC = 1
-_SO_SNDBUFFORCE = 32
-_SO_RCVBUFFORCE = 33
 
 
 class Wire:
-    """Both EtherTypes of PPPoE on an interface.  Raises OSError if it cannot be had."""
+    """Both EtherTypes of PPPoE on an interface, of which it hears what is sent to the MAC addresses of *span*.
 
-    def __init__(self, interface: str, *, promiscuous: bool) -> None:
+    These are the first and the last, as numbers; without them it is the interface's own.  Raises OSError if they cannot
+    be had.
+    """
+
+    def __init__(self, interface: str, span: tuple[int, int] | None) -> None:
         #: Frames that could not be sent, by the name of the error.
         self.drops: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
-        self._discovery = _open(interface, codec.DISCOVERY)
+        self._discovery = _open(interface, codec.DISCOVERY, span)
         try:
-            self._session = _open(interface, codec.SESSION)
-            if promiscuous:
+            self._session = _open(interface, codec.SESSION, span)
+            if span is not None:
                 request = struct.pack("IHH8x", socket.if_nametoindex(interface), _PACKET_MR_PROMISC, 0)
                 self._session.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
         except OSError:
@@ -87,21 +91,15 @@ class Wire:
             self.drops["send-" + errno.errorcode.get(error.errno or 0, "error")] += 1
 
 
-def _open(interface: str, ethertype: int) -> socket.socket:
+def _open(interface: str, ethertype: int, span: tuple[int, int] | None) -> socket.socket:
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     try:
-        enlarge(sock)
+        set_buffers(sock, BUFFER)
+        if span is not None:
+            # Before the first frame comes.
+            filter.attach(sock, filter.hosts(*span))
         sock.bind((interface, ethertype))
     except OSError:
         sock.close()
         raise
     return sock
-
-
-def enlarge(sock: socket.socket) -> None:
-    """Give a socket its buffers; without root, as much as the kernel allows."""
-    for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)

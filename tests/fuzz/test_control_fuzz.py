@@ -18,12 +18,13 @@ CASES = 1500
 REQUESTS: list[dict[str, Any]] = [
     {"command": "session"},
     {"command": "session", "filters": {"ppp_id": 7, "state": "any"}},
+    {"command": "session", "fields": ["ppp_id", "username", "in_bytes"]},
     {"command": "session", "filters": {"address": "10.0.0.7", "username": "alice", "realm": "LOCAL"}},
     {"command": "clear", "filters": {"protocol": "pptp", "interface": "npx0"}},
     {"command": "monitor", "filters": {"username": "alice"}},
 ]
 VALUES: list[Any] = [None, True, 0, -1, 1.5, 2**70, "", "up", "\x00", "\udcff", "10.0.0.7", [], [[]], {}, {"a": None}]
-NAMES = ["command", "filters", "hello", "version", "ppp_id", "address", "protocol", "state", "username", "", "\n"]
+NAMES = ["command", "filters", "fields", "hello", "version", "ppp_id", "address", "protocol", "state", "username", ""]
 
 
 def mutate(rng: random.Random, data: bytes) -> bytes:

@@ -203,7 +203,7 @@ class World:
             session.gone(Cause.LOST_CARRIER, "test", rig.now)
         elif what < 0.94:
             line.link = replace(line.link, max_mru=source.choice((1400, 600, 300)), encap=source.randrange(2))
-            session.changed(line.link, rig.now)
+            session.changed(line.link, rig.now, moved=source.random() < 0.5)
         elif what < 0.96:
             if source.random() < 0.3:
                 rig.engine.configure(rig.config, {}, rig.now)
@@ -218,7 +218,7 @@ class World:
         hosts = {session: [net for net in session.routes if net.prefixlen == 32] for session in sessions}
         assert len(engine._by_address) == sum(bool(session.address) for session in sessions)
         assert len(rig.space) == len(engine._by_address) + sum(map(len, hosts.values()))
-        assert engine.bound == sum(map(len, engine._by_user.values()))
+        assert engine.bound == sum(len(held) if isinstance(held, list) else 1 for held in engine._by_user.values())
         assert engine.bound == sum(session.login_of is not None for session in sessions)
         assert len(rig.backend) == sum(1 + len(hosts[session]) for session in sessions if session.phase is Phase.UP)
         routed = [network for session in sessions for network in session.routed]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -259,5 +260,7 @@ class L2tpLab(Lab):
     def dial_l2tp_up(self, *options: str, **rest: Any) -> Xl2tpd:
         """Dial, and reach the world through the session."""
         xl2tpd = self.dial_l2tp(*options, **rest).up()
-        self.ip(self.sub, f"route replace default dev {xl2tpd.interface}")
+        argv = ["ip", "-n", self.sub, "route", "replace", "default", "dev", xl2tpd.interface]
+        # pppd's interface goes down for a moment if its Configure-Ack was lost, and it is asked again (RFC 1661, 4.1).
+        until(lambda: not subprocess.run(argv, capture_output=True, check=False).returncode, "a route through it")
         return xl2tpd

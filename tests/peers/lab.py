@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -36,8 +36,8 @@ from npppy.pipex.ebpf.maps import default_pins
 from npppy.pipex.ebpf.pins import editions
 from npppy.pipex.ebpf.plumbing import ethtool
 
-#: Seconds that anything may take; an emulated guest is 10 to 20 times slower.
-PATIENCE = 300.0 if os.environ.get("NPPPY_GUEST") == "tcg" else 30.0
+#: Seconds that anything may take, with all suites side by side; an emulated guest is 10 to 20 times slower.
+PATIENCE = 300.0 if os.environ.get("NPPPY_GUEST") == "tcg" else 100.0
 
 #: A session that LCP ends is gone a second after the peer's last word, and not after three.
 QUICK = "lcp-timeout 1"
@@ -119,18 +119,50 @@ def until(condition: Callable[[], T], what: str) -> T:
     return result
 
 
+class Process(Protocol):
+    """What a test needs of subprocess.Popen."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+#: Starts a program with these arguments in a namespace; it writes to the file.
+Start = Callable[[str, Sequence[str], Path], Process]
+
+
+def popen(namespace: str, argv: Sequence[str], log: Path) -> Process:
+    with log.open("wb") as out:
+        # nsenter becomes the program: its process is the one that is ended.  `ip netns exec` would give it a file
+        # system of pins of its own, too.
+        return subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{namespace}", *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+
+
+def npppyd(namespace: str, arguments: Sequence[str], log: Path) -> Process:
+    return popen(namespace, [sys.executable, "-m", "npppy.daemon", *arguments], log)
+
+
 class Program:
     """A process, and the log file that it writes."""
 
-    def __init__(self, name: str, namespace: str, argv: Sequence[str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        namespace: str,
+        argv: Sequence[str],
+        log: Path,
+        start: Start = popen,
+    ) -> None:
         self.name = name
         self._log = log
-        with log.open("wb") as out:
-            # nsenter becomes the program: its process is the one that is ended.  `ip netns exec` would give it a file
-            # system of pins of its own, too.
-            self.process = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{namespace}", *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out
-            )
+        self.process = start(namespace, argv, log)
 
     @property
     def log(self) -> str:
@@ -162,7 +194,7 @@ class Program:
     def exits(self) -> int:
         """Wait for the end of the process; returns its status."""
         until(lambda: not self.running, f"the end of {self.name}")
-        return self.process.returncode
+        return self.process.wait()
 
     def send(self, number: int) -> None:
         self.process.send_signal(number)
@@ -230,6 +262,8 @@ class Lab:
         self.mode = mode
         self.sub, self.bng, self.net, self.lan = (f"{name}{number}" for name in ("sub", "bng", "net", "lan"))
         self.programs: list[Program] = []
+        #: Starts npppyd.
+        self.npppyd: Start = npppyd
         self.socket = where / "npppyd.sock"
         self.daemon: Npppyd
         self._sockets = contextlib.ExitStack()
@@ -325,8 +359,8 @@ class Lab:
         """Start npppyd with the configuration as it is."""
         number = sum(isinstance(program, Npppyd) for program in self.programs)
         name = f"npppyd-{number}"
-        argv = [sys.executable, "-m", "npppy.daemon", "-d", "-v", "-f", str(self._conf), "-s", str(self.socket)]
-        self.daemon = Npppyd(name, self.bng, argv, self.where / f"{name}.log")
+        arguments = ["-d", "-v", "-f", str(self._conf), "-s", str(self.socket)]
+        self.daemon = Npppyd(name, self.bng, arguments, self.where / f"{name}.log", self.npppyd)
         self.programs.append(self.daemon)
         self.daemon.says(r"npppyd \S+ started")
 
@@ -526,11 +560,11 @@ class Lab:
         sock.settimeout(PATIENCE)
         return sock
 
-    def wire(self, namespace: str, name: str) -> socket.socket:
-        """A packet socket on an interface."""
+    def wire(self, namespace: str, name: str, ethertype: int = _ETH_P_ALL) -> socket.socket:
+        """A packet socket on an interface, for all that passes, or all of a kind that arrives."""
         with inside(namespace):
             sock = self._sockets.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
-            sock.bind((name, _ETH_P_ALL))
+            sock.bind((name, ethertype))
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         sock.settimeout(PATIENCE)
         return sock

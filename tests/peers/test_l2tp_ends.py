@@ -23,7 +23,7 @@ def test_pppd_is_told_to_end(lab: L2tpLab) -> None:
     lab.ping(lab.sub, WORLD)
     xl2tpd.hang_up()
     assert lab.ended("User-Request") == "the peer terminated LCP"
-    assert "rcvd [LCP TermAck" in xl2tpd.ppp_log
+    xl2tpd.ppp_says(r"rcvd \[LCP TermAck")
     assert "data_in=84bytes,1packets data_out=84bytes,1packets" in lab.daemon.log
     lab.daemon.says("RecvCDN")
     lab.empties()

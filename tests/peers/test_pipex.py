@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from npppy.pppoe.codec import SESSION
 from tests.peers.lab import EVERY_MODE, HOME, HOST, OURS, UPLINK, WORLD, Lab, until
 from tests.peers.probes import (
     FRAGMENTATION_NEEDED,
@@ -127,7 +128,8 @@ def test_too_big_downstream(lab: Lab, mru: int, who: str) -> None:
     assert probe(lab, lab.net, peer, size=mru + 1, df=True) == Answer(who, FRAGMENTATION_NEEDED, mru)
     assert probe(lab, lab.net, peer, size=1500, df=True) == Answer(UPLINK, FRAGMENTATION_NEEDED, 1492)
     assert probe(lab, lab.net, peer, size=mru, df=True) == Answer(peer, PORT_UNREACHABLE)
-    wire = lab.wire(lab.sub, "sub0")
+    # Interfaces speak IPv6 of their own.
+    wire = lab.wire(lab.sub, "sub0", SESSION)
     assert probe(lab, lab.net, peer, size=1500) == Answer(peer, PORT_UNREACHABLE)
     # PPPoE's LENGTH has PPP's Protocol field too.
     sizes = [int.from_bytes(wire.recv(2048)[18:20], "big") - 2 for _ in range(2)]

@@ -348,7 +348,7 @@ class RadiusLab(Lab):
 
     def simulate(self, carrier: str, *options: str, auth: str = "", namespace: str = "") -> Sim:
         """npppysim, which dials by a carrier."""
-        argv = [sys.executable, "-m", "npppy.sim.main", carrier, *CARRIERS[carrier], "--json", "--events"]
+        argv = [sys.executable, "-m", "npppy.sim.main", carrier, *CARRIERS[carrier], "--report", "json", "--events"]
         if auth:
             argv += ["--auth", auth]
         log = self.where / f"npppysim-{next(self._sims)}.log"
@@ -382,7 +382,7 @@ class RadiusLab(Lab):
 
 
 class Sim(Program):
-    """npppysim with --events --json."""
+    """npppysim with --events --report json."""
 
     @property
     def lines(self) -> list[dict[str, Any]]:

@@ -235,8 +235,8 @@ class L2tpLab(Lab):
             """What the carrier does."""
             if sequence is None:
                 ns = None
-            elif sequence.inject is not None:
-                sequence.inject(ppp)
+            elif sequence.keeper is not None:
+                sequence.keeper.inject(ppp)
                 return
             else:
                 ns = sequence.ns

@@ -190,8 +190,8 @@ class PptpLab(Lab):
 
         def send(ppp: bytes) -> None:
             """What the carrier does."""
-            if numbers.inject is not None:
-                numbers.inject(ppp)
+            if numbers.keeper is not None:
+                numbers.keeper.inject(ppp)
                 return
             data = gre(theirs, numbers.out, numbers.expected - 1, HDLC + ppp)
             numbers.out = numbers.out + 1 & 0xFFFFFFFF

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import mppe
-from bench.carriers import L2TP, MPPE, PPTP
+from bench import mppe, radius
+from bench.carriers import L2TP, MPPE, PPPOE, PPTP
 from bench.figures import BenchError
 from bench.kernel import Reached
 from bench.lab import BEYOND, THEIRS, Lab, until
@@ -31,7 +31,7 @@ from bench.wire import HEAD, SHORT, Wire
 pytestmark = pytest.mark.root
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120.0
+PATIENCE = 400.0
 
 WAYS = ("up", "down")
 #: Ways of forwarding, and what is to be reached with one session.
@@ -82,17 +82,12 @@ def test_figures_of_radius(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     figures = {it["name"]: it for it in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
-    logins = {f"radius.login.{method}" for method in ("pap", "chap", "mschapv2", "pap.disk")}
-    costs = {f"radius.cpu.{method}" for method in ("pap", "chap", "mschapv2")}
-    alone = {f"radius.freeradius.{kind}" for kind in ("auth", "acct", "acct.disk")}
-    assert figures.keys() == logins | costs | alone | {"radius.accounting.record"}
+    assert figures.keys() == {"radius.login.pap", "radius.cpu.pap", "radius.accounting.record"}
     for name, figure in figures.items():
         assert figure.keys() == KEYS
-        # What is a difference of two runs may come to nothing with so few sessions.
-        assert figure["value"] > 0 or name not in logins | alone
         assert figure["target"] is None
-        assert figure["better"] == ("higher" if name in logins | alone else "lower")
-        assert (figure["baseline"] is not None) == (name in costs)
+        assert figure["better"] == ("higher" if "login" in name else "lower")
+        assert (figure["baseline"] is not None) == ("cpu" in name)
     assert nothing_left(tmp_path)
     assert set(Path(MEMORY).glob("npppy-bench-*")) <= before
 
@@ -103,14 +98,12 @@ def test_figures_of_packets(tmp_path: Path) -> None:
     assert process.returncode == 0, err
     figures = {it["name"]: it for it in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
     blocks = {f"pipex.block.{name}.{way}" for name in BLOCKS for way in WAYS} - {"pipex.block.filter.down"}
-    rows = [f"{way}.{size}{many}" for way in WAYS for size in (64, 1400) for many in ("", ".20")]
-    ratios = {f"pipex.{mode}.{row}" for mode in MODES for row in rows}
-    tunnelled = [f"{carrier}.{mode}" for carrier in ("l2tp", "pptp") for mode in MODES]
-    ratios |= {f"pipex.{kind}.{row}" for kind in tunnelled for row in rows if row.endswith(".20")}
-    rates = {f"{name}.rate" for name in ratios} | {f"pipex.user.{row}" for row in rows}
+    ratios = {f"pipex.{mode}.{way}.{size}" for mode in MODES for way in WAYS for size in (64, 1400)}
+    carriers = ("", "l2tp.", "pptp.")
+    ratios |= {f"pipex.{carrier}{mode}.{way}.64.20" for carrier in carriers for mode in MODES for way in WAYS}
+    rates = {f"{name}.rate" for name in ratios}
     throughputs = {f"tcp.{mode}.{way}" for mode in MODES for way in WAYS}
-    others = {f"pipex.user.{row}.core" for row in rows}
-    others |= {f"pipex.session.{what}" for what in ("memory", "add", "remove")}
+    others = {f"pipex.session.{what}" for what in ("memory", "add", "remove")}
     encrypted = {f"pipex.mppe.{way}.{size}{unit}" for way in WAYS for size in (64, 1400) for unit in ("", ".gbps")}
     none = {f"pipex.{of}python_packets" for of in ("", "l2tp.", "pptp.", "mppe.")}
     assert figures.keys() == blocks | ratios | rates | throughputs | others | encrypted | none
@@ -142,9 +135,35 @@ def core() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-EFFORT = Effort(many=3, pairs=1, kernel_time=0.05, user_time=0.1, encrypted=2000)
+EFFORT = Effort(many=3, pairs=1, kernel_time=0.05, user_time=0.1, delivered=10_000, encrypted=2000)
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("core")
+def test_all_of_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a quick run leaves out included."""
+    for name in ("REQUESTS", "DISK_REQUESTS"):
+        monkeypatch.setattr(f"bench.radius.{name}", 20)
+    figures = {it.name: it for it in radius.measure(5, 1)}
+    logins = {f"radius.login.{method}" for method in ("pap", "chap", "mschapv2", "pap.disk")}
+    costs = {f"radius.cpu.{method}" for method in ("pap", "chap", "mschapv2")}
+    alone = {f"radius.freeradius.{kind}" for kind in ("auth", "acct", "acct.disk")}
+    assert figures.keys() == logins | costs | alone | {"radius.accounting.record"}
+    # What is a difference of two runs may come to nothing with so few sessions.
+    assert all(figures[name].value > 0 for name in logins)
+    assert all((figure.baseline is not None) == (name in costs) for name, figure in figures.items())
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("core")
+def test_all_rows_of_pppoe() -> None:
+    figures = {it.name: it for it in measure(PPPOE, EFFORT)}
+    ratios, names = (({name.removeprefix("pppoe.") for name in found}) for found in tunnelled("pppoe"))
+    assert figures.keys() == {f"pipex.{name}" for name in ratios | names | {f"{name}.rate" for name in ratios}}
+    assert figures["pipex.python_packets"].value == 0
+
+
+@pytest.mark.long
 @pytest.mark.usefixtures("core")
 def test_all_rows_of_l2tp() -> None:
     """Those included that a quick run leaves out."""
@@ -165,6 +184,7 @@ def tunnelled(carrier: str) -> tuple[set[str], set[str]]:
     return {f"{carrier}.{mode}.{row}" for mode in MODES for row in rows}, others
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("core")
 def test_all_rows_of_pptp() -> None:
     figures = {it.name: it for it in (*measure(PPTP, EFFORT), *mppe.measure(EFFORT, ("fast", "stack")))}
@@ -181,11 +201,10 @@ def test_all_rows_of_pptp() -> None:
 
 @pytest.mark.usefixtures("core")
 def test_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SETTLED", "KEEPALIVE"):
-        monkeypatch.setattr(f"bench.sessions.{name}", 1)
-    figures = [*rest(L2TP, 2, 0.1, 3), *rest(L2TP, 0, 0, 3, own=True)]
+    monkeypatch.setattr("bench.sessions.SETTLED", 1)
+    figures = [*rest(L2TP, 2, 0.1, 3, every=1), *rest(L2TP, 0, 0, 3, own=True)]
     assert [it.name for it in figures] == ["idle.l2tp.2", "memory.l2tp.session", "memory.l2tp.tunnel"]
-    figures = [*rest(PPTP, 2, 0.1, 3), *rest(PPTP, 0, 0, 3, own=True), *rest(MPPE, 0, 0, 3)]
+    figures = [*rest(PPTP, 2, 0.1, 3, every=1), *rest(PPTP, 0, 0, 3, own=True), *rest(MPPE, 0, 0, 3)]
     names = ["idle.pptp.2", "memory.pptp.session", "memory.pptp.tunnel", "memory.pptp.session.mppe"]
     assert [it.name for it in figures] == names
 
@@ -394,7 +413,8 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, number: int) -> None:
     process.send_signal(number)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert not Path(f"/proc/{daemon}").exists()
+    # Interrupted before it knew the process, it left it to the kernel, which ends it a moment later.
+    until(lambda: not Path(f"/proc/{daemon}").exists(), "npppyd has ended")
     assert nothing_left(tmp_path)
 
 

@@ -13,10 +13,11 @@ import pytest
 
 from bench.carriers import L2TP_PORT, LAC, LNS
 from bench.lab import THEIRS
-from bench.peers.__main__ import NAMES, Row, rows, table
+from bench.peers.__main__ import NAMES, rows
 from bench.peers.l2tpns import SESSIONS, L2tpns
 from bench.peers.lab import Lns, PeerLab
 from bench.peers.measure import Sizes
+from bench.peers.rows import Row, table
 
 pytestmark = pytest.mark.root
 
@@ -82,8 +83,13 @@ def test_both_are_asked_the_same(part: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_side_by_side() -> None:
     ours = [Row("packets", "/s", 3000.0), Row("x", "KiB", 0.5)]
     theirs = [Row("packets", "/s", 1500.0), Row("x", "KiB", 2.0)]
-    assert [line.split() for line in table([ours, theirs], ("a", "b")).splitlines()] == [
-        ["a", "b", "ratio"],
-        ["packets", "/s", "3,000", "1,500", "2.00"],
-        ["x", "KiB", "0.5", "2", "0.25"],
+    others = [Row("packets", "/s", 30.0), Row("x", "KiB", 400.0)]
+    assert [line.split() for line in table([ours, theirs, others], ("a", "b", "c")).splitlines()] == [
+        ["a", "b", "ratio", "c", "ratio"],
+        ["packets", "/s", "3,000", "1,500", "2", "30", "100"],
+        ["x", "KiB", "0.5", "2", "0.25", "400", "0.00125"],
+    ]
+    assert [line.split() for line in table([ours], ("a",)).splitlines()][1:] == [
+        ["packets", "/s", "3,000"],
+        ["x", "KiB", "0.5"],
     ]

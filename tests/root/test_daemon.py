@@ -19,7 +19,7 @@ from npppy.pipex.ebpf.maps import default_pins
 
 pytestmark = pytest.mark.root
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 CONFIG = """
 tunnel ACCESS protocol pppoe {

@@ -77,6 +77,9 @@ class TestDevices:
         assert (ethtool("npx0", GTXCSUM, 0), ethtool("npx0", GGRO, 0)) == (0, 1)
         assert (xdp("npx1"), xdp("acc0"), xdp("npx0")) == ("pipex_core", "pipex_access", "")
         assert "pipex_miss" in sh("tc filter show dev npx1 ingress")
+        # Nothing is there yet but the place, which nobody can make without losing packets.
+        assert "clsact" in sh("tc qdisc show dev npx0")
+        assert not sh("tc filter show dev npx0 ingress") + sh("tc filter show dev npx0 egress")
         for mtu, expected in ((1400, 1400), (576, 1280)):
             npx.set_mtu(mtu)
             found = {name: json.loads(sh(f"ip -j link show {name}"))[0]["mtu"] for name in ("npx0", "npx1", "tun0")}

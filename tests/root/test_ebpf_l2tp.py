@@ -118,7 +118,7 @@ class TestCarried:
         assert (lab.seen(), lab.taken, lab.messages) == (0, 0, [])
         flow.close()
         if sequence is not None:
-            assert (sequence.ns, sequence.expected, sequence.inject) == (5, 14, None)
+            assert (sequence.ns, sequence.expected, sequence.keeper) == (5, 14, None)
 
     @pytest.mark.parametrize(
         "ppp",
@@ -422,7 +422,7 @@ class TestOrder:
             assert lab.npx.mode == mode
             sequence = Sequence(65000)
             flow = lab.call(sequence=sequence)
-            assert sequence.inject is not None
+            assert sequence.keeper is not None
 
             def act(number: int) -> None:
                 lab.send(LCP + b"\x0b\x01\x00\x08" + number.to_bytes(4, "big"))
@@ -625,7 +625,7 @@ class TestStack:
         lab4.call(1)
         sequence = Sequence(5)
         other = lab4.call(1, "10.0.0.3", sequence=sequence)
-        assert (other.carried, sequence.inject, sequence.ns) == (False, None, 5)
+        assert (other.carried, sequence.keeper, sequence.ns) == (False, None, 5)
         assert backend.maps.used == 1
 
 

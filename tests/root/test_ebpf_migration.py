@@ -434,7 +434,7 @@ take(200, Path({str(pins)!r}))
     old.close()
 
 
-@pytest.mark.parametrize("capacity", [100, 40])
+@pytest.mark.parametrize("capacity", [100, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("version", OLDER)
 async def test_entries(lab: Lab, pins: Path, version: int, capacity: int) -> None:
     """All that the maps held; slots keep their number and generation, and are given to nobody else."""

@@ -119,11 +119,11 @@ class TestCarried:
         octets = sum(28 + size for size in sizes)
         assert flow.counters() == Counters(octets, len(sizes), 0, octets, len(sizes), 0)
         assert (lab.seen(), lab.taken, lab.packets) == (0, 0, [])
-        assert sequence.look is not None
-        assert sequence.look() == (4, 4)
+        assert sequence.keeper is not None
+        assert sequence.keeper.look() == (4, 4)
         flow.close()
         assert (sequence.out, sequence.expected, sequence.acked, sequence.peer_acked) == (5, 4, 4, 0xFFFFFFFE)
-        assert (sequence.inject, sequence.look) == (None, None)
+        assert sequence.keeper is None
 
     @pytest.mark.parametrize(
         "ppp",
@@ -259,9 +259,9 @@ class TestAcknowledgment:
         await lab.open()
         sequence = counting(3)
         lab.call(echo=True, magic=0x01020304, peer_magic=0x0A0B0C0D, sequence=sequence)
-        assert sequence.inject is not None
+        assert sequence.keeper is not None
         for number in range(3):
-            sequence.inject(LCP + b"\x09\x07\x00\x08\x01\x02\x03\x04")
+            sequence.keeper.inject(LCP + b"\x09\x07\x00\x08\x01\x02\x03\x04")
             assert (await lab.data()).sequence == 3 + number
             lab.up(LCP + b"\x0a\x07\x00\x08\x0a\x0b\x0c\x0d", number)
             assert (await lab.outgoing())[:3] == (calls(1)[1], None, number)
@@ -276,11 +276,11 @@ class TestAcknowledgment:
         for number in range(100):
             lab.up(data(bytes([number])), number)
             assert (await received(here))[0] == bytes([number])
-        assert sequence.look is not None
-        expected, acked = sequence.look()
+        assert sequence.keeper is not None
+        expected, acked = sequence.keeper.look()
         assert expected == 100
         assert expected - acked < 16
-        sequence.inject(b"")
+        sequence.keeper.inject(b"")
         acks = []
         while not acks or acks[-1] < 99:
             found = await lab.outgoing()
@@ -290,7 +290,7 @@ class TestAcknowledgment:
         assert acks[0] == 0
         assert acks == sorted(set(acks))
         assert max(after - before for before, after in itertools.pairwise(acks)) <= 16
-        assert sequence.look() == (100, 100)
+        assert sequence.keeper.look() == (100, 100)
         assert (lab.seen(), lab.taken, lab.packets) == (0, 0, [])
         here.sendto(b"down", (PEER, 1))
         assert (await lab.data())[1:3] == (7, 99)
@@ -396,15 +396,14 @@ class TestLeftToPython:
         await lab.open()
         sequence = counting(0)
         lab.call(sequence=sequence)
-        assert sequence.look is not None
-        assert sequence.note is not None
-        sequence.note(70)
-        assert sequence.look() == (70, 0)
+        assert sequence.keeper is not None
+        sequence.keeper.note(70)
+        assert sequence.keeper.look() == (70, 0)
         # What is far behind that is late.
         lab.up(data(b"late"), 2)
         lab.up(data(b"after"), 3)
         assert (await received(here))[0] == b"after"
-        assert sequence.look()[0] == 4
+        assert sequence.keeper.look()[0] == 4
 
     @pytest.mark.parametrize("what", ["address", "our address"])
     async def test_forged(self, lab: PptpLab, what: str) -> None:
@@ -580,7 +579,7 @@ class TestStack:
         lab.call(1)
         sequence = counting(5)
         other = lab.call(1, "10.0.0.3", sequence=sequence)
-        assert (other.carried, sequence.inject, sequence.look, sequence.out) == (False, None, None, 5)
+        assert (other.carried, sequence.keeper, sequence.out) == (False, None, 5)
         assert backend.maps.used == 1
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from npppy.admission import Admission
 from npppy.config.model import Tunnel
 from npppy.journal import Journal
 from npppy.l2tp import codec
@@ -24,12 +25,13 @@ from npppy.l2tp.tunnel import State
 from npppy.l2tp.tunnel import Tunnel as Connection
 from npppy.ppp.cause import Cause
 from npppy.wheel import Wheel
+from tests.root.gatekeeper import Gatekeeper
 from tests.unit.l2tp_net import block
 from tests.unit.pppoe_fake import IP_PACKET, LCP_REQUEST, FakePpp
 
 pytestmark = pytest.mark.root
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 #: The peer's end of the link, and ours: two addresses of each version, besides those of the link.
 PEER4, PEER6, PEER_LINK = "10.9.0.9", "2001:db8::9", "fe80::9%cpe"
 OURS4, OURS6, OUR_LINK = ("10.9.0.1", "10.9.0.2"), ("2001:db8::1", "2001:db8::2"), "fe80::1%cpe"
@@ -136,12 +138,13 @@ class Peer:
         self.put(header[:2] + u16(len(header) + len(frame)) + header[4:] + frame)
 
 
-class Lab:
+class Lab(Gatekeeper):
     """A server, and its wheel turned by hand."""
 
     def __init__(self, *tunnels: Tunnel, journal: Journal | None = None) -> None:
         self.ppp = FakePpp()
         self.wheel = Wheel(time.monotonic())
+        self.admission = Admission(asyncio.get_running_loop().call_soon, time.monotonic)
         self.server = L2tpServer(
             tunnels,
             self.ppp.open,
@@ -150,6 +153,7 @@ class Lab:
             time.monotonic,
             journal or Journal(None),
             "lns.example",
+            self.admission,
         )
 
     @property
@@ -481,3 +485,65 @@ async def test_the_successor_of_a_killed_daemon_ends_its_tunnels(
     successor.server.close()
     assert len(journal) == 0
     journal.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize(("mine", "ours"), [(PEER4, OURS4[0]), (PEER6, OURS6[0])])
+def test_hosts_wait_while_others_are_served(
+    netns: None,
+    loop: Callable[[], asyncio.AbstractEventLoop],
+    mine: str,
+    ours: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither a tunnel nor a call begins; what has begun goes on.  What there is no room for meanwhile is counted."""
+
+    monkeypatch.setattr("npppy.entrance.FIRST", 300)
+
+    async def story() -> None:
+        make_link()
+        lab, peer, late = Lab(listening(*WILD, half_open_peer_limit=5000)), Peer(mine, ours), Peer(mine, ours)
+        await lab.up(peer)
+        (session,) = lab.ppp.sessions
+        lab.shut()
+        await lab.until(lambda: lab.admission.closed)
+        # A call waits, and is acknowledged.
+        peer.say(Type.ICRQ, (Attr.ASSIGNED_SESSION_ID, u16(99)), (Attr.CALL_SERIAL_NUMBER, u32(2)))
+        while (packet := await peer.packet()).nr != peer.ns:
+            pass
+        assert not packet.body
+        assert lab.admission.waiting == 1
+        count = 1000
+        for number in range(count):
+            late.ns = 0
+            late.say(Type.SCCRQ, (Attr.HOST_NAME, b"lac"), (Attr.ASSIGNED_TUNNEL_ID, u16(1 + number)))
+        peer.send(LCP_REQUEST)
+        await lab.until(lambda: session.frames)
+        peer.say(Type.HELLO)
+        while (packet := await peer.packet()).nr != peer.ns:
+            pass
+        assert len(lab.server.engine.tunnels) == 1
+        lab.open()
+        assert (await peer.hear(Type.ICRP)).u16(Attr.ASSIGNED_SESSION_ID, 0)
+        # Those that did not fit are known from the next one on that comes.
+        await lab.until(lambda: len(lab.server.engine.tunnels) + lab.drops()["busy"] == 1 + count)
+        assert lab.drops()["busy"] > 100
+        assert len(lab.server.engine.tunnels) > 100
+        assert not lab.admission.closed
+        lab.server.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(story())
+
+
+async def test_nobody_else_shares_the_place(netns: None) -> None:
+    make_link()
+    lab = Lab(listening((OURS4[0], 1701)))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other, pytest.raises(OSError, match="in use"):
+        other.bind((OURS4[0], 1701))
+    with pytest.raises(ListenError, match="in use"):
+        Lab(listening((OURS4[0], 1701)))
+    # All that is not SCCRQ has found its way past the second socket, and goes on doing so.
+    peer = Peer(PEER4, OURS4[0])
+    await lab.up(peer)
+    lab.server.close()

@@ -50,7 +50,7 @@ def subscribers(lab: Lab, count: int = 1) -> list[dict[str, Any]]:
     """So many sessions, each with a device; returns them as npppyd shows them."""
     lab.start()
     argv = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "sub0", *ALICE, "--tun", "--hold", "inf"]
-    more = ["--sessions", str(count), "--events", "--json"]
+    more = ["--sessions", str(count), "--events", "--report", "json"]
     program = Program("npppysim", lab.sub, [*argv, *more], lab.where / "npppysim.log")
     lab.programs.append(program)
     program.says('"event": "up"', count)

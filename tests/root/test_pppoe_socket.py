@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from npppy.admission import Admission
 from npppy.config.model import Protocol, Tunnel
 from npppy.journal import Journal
 from npppy.ppp.cause import Cause
 from npppy.pppoe.codec import BROADCAST, Code, Discovery, Tag, decode_discovery, decode_session, session_frame
 from npppy.pppoe.server import BATCH, PppoeServer, end_orphans
 from npppy.wheel import Wheel
+from tests.root.gatekeeper import Gatekeeper
 from tests.unit.pppoe_fake import IP_PACKET, LCP_REQUEST, FakePpp, tunnel
 
 pytestmark = pytest.mark.root
@@ -28,7 +30,7 @@ _ETH_P_ALL = 3
 
 ACCESS = bytes.fromhex("02ac00000001")
 HOST = bytes.fromhex("020000000101")
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 def ip(*words: str) -> str:
@@ -42,12 +44,13 @@ def make_link() -> None:
     ip("link", "set", "cpe", "up")
 
 
-class Lab:
+class Lab(Gatekeeper):
     """A server on acc, and a plain packet socket on cpe."""
 
     def __init__(self, *tunnels: Tunnel, journal: Journal | None = None) -> None:
         make_link()
         self.ppp = FakePpp()
+        self.admission = Admission(asyncio.get_running_loop().call_soon, time.monotonic)
         self.server = PppoeServer(
             tunnels or (tunnel(interfaces=("acc",)),),
             self.ppp.open,
@@ -55,6 +58,7 @@ class Lab:
             Wheel(time.monotonic()),
             time.monotonic,
             journal or Journal(None),
+            self.admission,
         )
         self.tell()
         self.cpe = self.plug_in()
@@ -79,15 +83,23 @@ class Lab:
         """The next PPPoE frame at the subscriber's end, tagged ones included."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
+            frame = self.heard()
+            if frame is not None:
+                return frame
+            # Let the server, which lives in the same loop, have its turn.
+            await asyncio.sleep(0.001)
+        raise AssertionError("nothing heard")
+
+    def heard(self) -> bytes | None:
+        """The next one that is there already."""
+        while True:
             try:
                 frame = self.cpe.recv(4096)
             except BlockingIOError:
-                # Let the server, which lives in the same loop, have its turn.
-                await asyncio.sleep(0.001)
-                continue
+                return None
+            # What the interfaces say of themselves, in IPv6, is of no interest.
             if frame[6:12] != HOST and frame[12:14] in (b"\x88\x63", b"\x88\x64", b"\x81\x00"):
                 return frame
-        raise AssertionError("nothing heard")
 
     async def hear_discovery(self) -> Discovery:
         return decode_discovery(await self.hear())
@@ -344,3 +356,56 @@ async def test_the_successor_of_a_killed_daemon_ends_its_sessions(netns: None, t
     assert end_orphans(journal) == 0
     journal.close()
     lab.cpe.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_hosts_wait_while_others_are_served(
+    netns: None, loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PADI is not read; all else is.  What the kernel has no room for meanwhile is counted."""
+    monkeypatch.setattr("npppy.entrance.FIRST", 300)
+
+    async def story() -> None:
+        lab = Lab()
+        sid, _ = await lab.dial()
+        (upper,) = lab.ppp.sessions
+        lab.cpe.send(lab.padi(b"early"))
+        cookie = (await lab.hear_discovery()).first(Tag.AC_COOKIE)
+        assert cookie is not None
+        lab.shut()
+        await lab.until(lambda: lab.admission.closed)
+        count = 1000
+        for number in range(count):
+            lab.cpe.send(lab.padi(number.to_bytes(2, "big")))
+        tags = ((Tag.SERVICE_NAME, b""), (Tag.HOST_UNIQ, b"early"), (Tag.AC_COOKIE, cookie))
+        lab.cpe.send(Discovery(ACCESS, HOST, Code.PADR, 0, tags).encode())
+        assert (await lab.hear_discovery()).code == Code.PADS
+        lab.cpe.send(session_frame(ACCESS, HOST, sid, LCP_REQUEST))
+        await lab.until(lambda: upper.frames)
+        lab.cpe.send(Discovery(ACCESS, HOST, Code.PADT, sid).encode())
+        await lab.until(lambda: upper.ended)
+        assert lab.heard() is None
+        lab.open()
+        (drops,) = lab.server.engine.drops.values()
+        # The first of them are there, in order.
+        for number in range(100):
+            pado = await lab.hear_discovery()
+            assert (pado.code, pado.first(Tag.HOST_UNIQ)) == (Code.PADO, number.to_bytes(2, "big"))
+        heard = 100
+        while heard + drops["busy"] < count:
+            await lab.hear_discovery()
+            heard += 1
+        assert drops["busy"] > 100
+        assert not lab.admission.closed
+        lab.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(story())
+
+
+async def test_short_frames_are_counted_though_they_have_no_code(netns: None) -> None:
+    lab = Lab()
+    lab.cpe.send(ACCESS + HOST + b"\x88\x63\x11")
+    (drops,) = lab.server.engine.drops.values()
+    await lab.until(lambda: drops["malformed"])
+    lab.close()

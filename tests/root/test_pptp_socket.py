@@ -15,20 +15,23 @@ from ipaddress import ip_address
 import pytest
 import uvloop
 
+from npppy.admission import Admission
 from npppy.config.model import Tunnel
 from npppy.ppp.cause import Cause
 from npppy.pptp import codec, gre
 from npppy.pptp.codec import Message, Type
 from npppy.pptp.connection import State
-from npppy.pptp.server import BATCH, PAUSE, UNREAD, ListenError, PptpServer
+from npppy.pptp.engine import REST
+from npppy.pptp.server import BATCH, PAUSE, READ, UNREAD, UNREAD_CALL, ListenError, PptpServer
 from npppy.wheel import Wheel
+from tests.root.gatekeeper import Gatekeeper
 from tests.unit.ippackets import words
 from tests.unit.pppoe_fake import IP_PACKET, LCP_REQUEST, FakePpp
 from tests.unit.pptp_net import block
 
 pytestmark = pytest.mark.root
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 #: The peer's end of the link, and ours.
 PEER, OURS = "10.9.0.9", ("10.9.0.1", "10.9.0.2")
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -65,14 +68,17 @@ def limits() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-class Lab:
+class Lab(Gatekeeper):
     """A server, and its wheel turned by hand."""
 
     def __init__(self, *tunnels: Tunnel) -> None:
         self.ppp = FakePpp()
         self.wheel = Wheel(time.monotonic())
         rng = random.Random(2637).randbytes
-        self.server = PptpServer(tunnels, self.ppp.open, rng, self.wheel, time.monotonic, "pac.example")
+        self.admission = Admission(asyncio.get_running_loop().call_soon, time.monotonic)
+        self.server = PptpServer(
+            tunnels, self.ppp.open, rng, self.wheel, time.monotonic, "pac.example", self.admission
+        )
         self.engine = self.server.engine
 
     def drops(self, name: str = "PPTP") -> dict[str, int]:
@@ -291,7 +297,7 @@ def test_one_who_does_not_read(loop: Loop, limits: None) -> None:
             return connection.state is State.GONE
 
         await lab.until(flood)
-        assert 0 < most <= UNREAD
+        assert 0 < most <= UNREAD + UNREAD_CALL
         assert lab.drops()["unread"] >= 1
         assert not lab.server._streams.streams
         assert not lab.engine.calls
@@ -326,6 +332,26 @@ def test_one_who_reads_late(loop: Loop, limits: None) -> None:
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(story())
+
+
+async def test_one_with_many_calls_may_read_late(limits: None) -> None:
+    """All of them may end at once: what there is to say of that is no reason to end those that do not."""
+    lab = Lab(listening(WILD))
+    peer, count = Peer(lab, small=True), 600
+    await peer.start()
+    for number in range(count):
+        await peer.call(number)
+    for number in range(count - 1):
+        peer.say(Type.CALL_CLEAR_REQUEST, call_id=number)
+        await asyncio.sleep(0)
+    await lab.until(lambda: len(lab.engine.calls) == 1)
+    stream = next(iter(lab.server._streams.streams.values()))
+    assert len(stream._unsent) > UNREAD
+    for _ in range(count - 1):
+        await peer.hear(Type.CALL_DISCONNECT_NOTIFY)
+    assert not stream._unsent
+    assert not lab.drops()
+    lab.server.close()
 
 
 @LOOPS
@@ -371,8 +397,8 @@ async def test_many_and_one_descriptor_for_the_loop(limits: None) -> None:
     await lab.until(lambda: all(session.frames for session in lab.ppp.sessions))
     assert [session.frames for session in lab.ppp.sessions] == [[IP_PACKET + bytes((number,))] for number in range(200)]
     selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
-    # The loop's own, the streams', the listener's, and GRE's.
-    assert len(selector.get_map()) == 4
+    # The loop's own, the streams', that of those who listen, which is not read under pressure, and GRE's.
+    await lab.until(lambda: len(selector.get_map()) == 4)
     for peer in peers:
         peer.close()
     await lab.until(lambda: not lab.engine.connections)
@@ -447,4 +473,66 @@ async def test_addresses_that_are_not_ours(limits: None, caplog: pytest.LogCaptu
     taken.close()
     lab.server.reconfigure([listening((OURS[0], 1723))])
     await Peer(lab).start()
+    lab.server.close()
+
+
+@LOOPS
+def test_clients_wait_while_others_are_served(loop: Loop, limits: None) -> None:
+    """Neither a connection nor a call begins; what has begun goes on."""
+
+    async def story() -> None:
+        lab = Lab(listening(WILD))
+        peer = Peer(lab)
+        await peer.start()
+        await peer.call(77)
+        (session,) = lab.ppp.sessions
+        lab.shut()
+        await lab.until(lambda: lab.admission.closed)
+        late = Peer(lab)
+        late.say(Type.START_REQUEST, version=0x0100)
+        for number in (78, 79):
+            peer.say(Type.OUTGOING_CALL_REQUEST, call_id=number, window=3)
+        peer.say(Type.CALL_CLEAR_REQUEST, call_id=78)
+        peer.say(Type.ECHO_REQUEST, identifier=5)
+        assert (await peer.hear(Type.ECHO_REPLY)).numbers["identifier"] == 5
+        peer.gre.send(gre.encode(peer.call_id, 0, -1, LCP_REQUEST))
+        await lab.until(lambda: session.frames)
+        assert (len(lab.engine.connections), len(lab.engine.calls), lab.admission.waiting) == (1, 1, 1)
+        lab.open()
+        assert (await peer.hear(Type.OUTGOING_CALL_REPLY)).numbers["peer_call_id"] == 79
+        await late.hear(Type.START_REPLY)
+        assert not lab.drops()
+        peer.close()
+        late.close()
+        lab.server.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(story())
+
+
+async def test_from_who_asks_for_many_calls_no_more_is_read_than_may_begin(limits: None) -> None:
+    lab = Lab(listening(WILD))
+    peer, count = Peer(lab), 500
+    await peer.start()
+    lab.shut()
+    await lab.until(lambda: lab.admission.closed)
+    for number in range(count):
+        peer.say(Type.OUTGOING_CALL_REQUEST, call_id=number, window=3)
+    await lab.until(lambda: lab.admission.waiting >= REST)
+    # The loop is idle.
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert lab.admission.waiting < REST + READ // 168 + 1
+    lab.open()
+    answered = [(await peer.hear(Type.OUTGOING_CALL_REPLY)).numbers["peer_call_id"] for _ in range(count)]
+    assert answered == list(range(count))
+    # Another one goes away while it is not read, and what it has asked for with it.
+    lab.shut()
+    await lab.until(lambda: lab.admission.closed)
+    for number in range(REST):
+        peer.say(Type.OUTGOING_CALL_REQUEST, call_id=1000 + number, window=3)
+    await lab.until(lambda: lab.admission.waiting == REST)
+    peer.close()
+    await lab.until(lambda: not lab.engine.connections)
+    assert not lab.admission.waiting
     lab.server.close()

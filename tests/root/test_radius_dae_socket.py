@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("radclient") is None, reason="radclient is not installed"),
 ]
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 #: Ours are two of each family, on a link to the client.
 OURS4, OURS6 = ("10.9.0.1", "10.9.0.2"), ("2001:db8::1", "2001:db8::2")
 CLIENT4, CLIENT6 = "10.9.0.9", "2001:db8::9"

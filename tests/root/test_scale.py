@@ -78,7 +78,7 @@ class Holdings:
 def simulate(lab: Lab, sessions: int, *options: str) -> Program:
     credentials = lab.where / "credentials"
     credentials.write_text("".join(f"user{n}:secret{n % 7}\n" for n in range(1, SESSIONS + 1)))
-    argv = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "sub0", "--json"]
+    argv = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "sub0", "--report", "json"]
     argv += ["--sessions", str(sessions), "--credentials", str(credentials), *options]
     program = Program("npppysim", lab.sub, argv, lab.where / f"npppysim-{len(lab.programs)}.log")
     lab.programs.append(program)

@@ -43,7 +43,7 @@ def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[L2tpLab]:
 def simulate(lab: L2tpLab, *options: str, server: str = LNS) -> Program:
     credentials = lab.where / "credentials"
     credentials.write_text("".join(f"user{n}:secret{n % 7}\n" for n in range(1, SESSIONS + 1)))
-    argv = [sys.executable, "-m", "npppy.sim.main", "l2tp", "--server", server, "--json", "--events"]
+    argv = [sys.executable, "-m", "npppy.sim.main", "l2tp", "--server", server, "--report", "json", "--events"]
     argv += ["--credentials", str(credentials), *options]
     program = Program("npppysim", lab.sub, argv, lab.where / f"npppysim-{len(lab.programs)}.log")
     lab.programs.append(program)
@@ -99,8 +99,15 @@ def test_two_hundred_calls(lab: L2tpLab, lns: str, options: str, tunnels: int) -
 
 
 @pytest.mark.parametrize("lab", ["ebpf"], indirect=True)
-@pytest.mark.parametrize("tunnels", [1, 500])
-@pytest.mark.parametrize("sequencing", ["yes", "no"])
+@pytest.mark.parametrize(
+    ("tunnels", "sequencing"),
+    [
+        (1, "no"),
+        (500, "yes"),
+        pytest.param(1, "yes", marks=pytest.mark.long),
+        pytest.param(500, "no", marks=pytest.mark.long),
+    ],
+)
 def test_five_thousand_calls(
     lab: L2tpLab, tunnels: int, sequencing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

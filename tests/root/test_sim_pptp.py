@@ -51,7 +51,7 @@ def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SimLab]:
 def simulate(lab: SimLab, *options: str, first: int = 1) -> Program:
     credentials = lab.where / f"credentials-{first}"
     credentials.write_text("".join(f"user{n}:secret{n % 7}\n" for n in range(first, SESSIONS + 1)))
-    argv = [sys.executable, "-m", "npppy.sim.main", "pptp", "--server", SERVER, "--json", "--events"]
+    argv = [sys.executable, "-m", "npppy.sim.main", "pptp", "--server", SERVER, "--report", "json", "--events"]
     argv += ["--credentials", str(credentials), "--first", str(first), *options]
     program = Program("npppysim", lab.sub, argv, lab.where / f"npppysim-{len(lab.programs)}.log")
     lab.programs.append(program)

@@ -30,7 +30,7 @@ from tests.unit.ippackets import ip, tcp, words
 
 pytestmark = pytest.mark.root
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 ACCESS = bytes.fromhex("02ac00000001")
 HOST = bytes.fromhex("020000000101")
 _ETH_P_ALL = 3

@@ -124,6 +124,12 @@ class End:
         self.open = False
         self.pair.channel.carry(self.other.told)
 
+    def __call__(self, frame: bytes) -> None:
+        self.send(frame)
+
+    def rest(self) -> None:
+        pass
+
     def ending(self) -> None:
         pass
 

@@ -164,6 +164,12 @@ class Line:
         assert self.closed is None
         self.closed = cause
 
+    def __call__(self, frame: bytes) -> None:
+        self.send(frame)
+
+    def rest(self) -> None:
+        pass
+
     def ending(self) -> None:
         pass
 

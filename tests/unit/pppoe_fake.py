@@ -49,7 +49,7 @@ class FakeUpper:
     def gone(self, cause: Cause, reason: str, now: float) -> None:
         self.ended.append((cause, reason))
 
-    def changed(self, link: Link, now: float) -> None:
+    def changed(self, link: Link, now: float, *, moved: bool = False) -> None:
         self.links.append(link)
 
 

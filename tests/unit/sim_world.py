@@ -36,7 +36,9 @@ from npppy.sim.pppoe import Host, Segment, Wishes
 from npppy.sim.pptp import Pns, PnsCall, Trunk
 from npppy.sim.pptp import Wishes as PnsWishes
 from npppy.sim.report import Report
+from npppy.sim.stream import Data, Pacer
 from npppy.sim.subscriber import Credentials, Subscriber
+from npppy.sim.tally import Tally
 from npppy.sim.traffic import Pinger, Traffic
 
 from .ppp_pair import KEEPALIVE, Channel, Quality
@@ -73,6 +75,10 @@ def echo_reply(packet: bytes) -> bytes:
     message = message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
     head = packet[:10] + b"\0\0" + packet[16:20] + packet[12:16]
     return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + message
+
+
+def earliest(*times: float | None) -> float | None:
+    return min((time for time in times if time is not None), default=None)
 
 
 class Mirror:
@@ -135,6 +141,7 @@ class Bed(ABC):
         user: str = "alice",
         password: bytes | None = None,
         pings: int = 0,
+        data: Data | None = None,
     ) -> None:
         """*rig* is for the concentrator."""
         settings = {"authentication_methods": METHODS, "ipcp": LARGE_POOL} | KEEPALIVE
@@ -150,13 +157,23 @@ class Bed(ABC):
         self.events: list[tuple[str, int]] = []
         self.lines: dict[int, Line] = {}
         self.pings = pings
+        self.pacer: Pacer | None = None
+        if data is not None:
+            self.report.traffic = Tally()
+            self.pacer = Pacer(data, self.report.traffic, lambda: self.rig.now)
         credentials = Credentials(user.encode(), USERS.get(user, b"") if password is None else password)
         self.load = Load(
             plan, lambda number: credentials, self, self.report, self.rig.wheel, self.rng, self._event
         )
 
     def _after(self) -> float | None:
-        return self.load.poll(self.rig.now)
+        due = self.load.poll(self.rig.now)
+        return due if self.pacer is None else earliest(due, self._send(self.pacer))
+
+    def _send(self, pacer: Pacer) -> float | None:
+        if self.load.stage >= Stage.SETTLING:
+            pacer.stop(self.rig.now)
+        return pacer.poll(self.rig.now)
 
     def _event(self, event: str, line: Line) -> None:
         self.events.append((event, line.number))
@@ -168,9 +185,22 @@ class Bed(ABC):
     def dial(self, line: Line) -> Dial: ...
 
     def traffic(self, subscriber: Subscriber) -> Traffic:
+        if self.pacer is not None:
+            return self.pacer.stream(subscriber)
         if not self.pings:
             return Traffic()
         return Pinger(subscriber, TARGET, self.rig.wheel, self.report, count=self.pings)
+
+    @abstractmethod
+    def cut(self, now: float) -> None: ...
+
+    def gathered(self, now: float) -> float | None:
+        return now
+
+    def settled(self, now: float) -> bool:
+        if self.pacer is not None:
+            self._send(self.pacer)
+        return self.pacer is None or self.pacer.done
 
     # What became of it
 
@@ -226,6 +256,9 @@ class World(Bed):
         mac = (0x024E50000000 + (0 if self.one_mac else line.number)).to_bytes(6, "big")
         access_line = AccessLine(b"circuit %d" % line.number, b"remote %d" % line.number)
         return self.segment.host(mac, line.number.to_bytes(4, "big"), access_line, line)
+
+    def cut(self, now: float) -> None:
+        """Hosts have nothing in common."""
 
     def nothing_left(self) -> None:
         super().nothing_left()
@@ -299,7 +332,10 @@ class L2tpWorld(Bed):
         return due
 
     def dial(self, line: Line) -> LacCall:
-        return self.lac.call(f"line {line.number}", f"0800-{line.number}", line)
+        return self.lac.call(line.number, f"line {line.number}", f"0800-{line.number}", line)
+
+    def cut(self, now: float) -> None:
+        self.lac.cut(now)
 
     def nothing_left(self) -> None:
         # A tunnel that has ended acknowledges for a while.
@@ -321,6 +357,7 @@ class Pipe:
         self.other: Pipe
         self.connection: Connection | None = None
         self.open = True
+        self.hushed = False
         self.sent = b""
 
     def send(self, octets: bytes) -> None:
@@ -336,7 +373,8 @@ class Pipe:
     def close(self) -> None:
         if self.open:
             self.open = False
-            self.world.channel.deliver(self.other._end)
+            if not self.hushed:
+                self.world.channel.deliver(self.other._end)
 
     def _take(self, octets: bytes) -> None:
         if self.open and self.connection is not None:
@@ -379,7 +417,17 @@ class PptpWorld(Bed):
         settings = {"protocol": Protocol.PPTP, "carrier": PptpOptions(**(clients or {})), "mru": 1400}
         chosen = PnsWishes(tunnel=tunnel(**(settings | (options or {}))), **(wishes or {}))
         count = plan.sessions if tunnels is None else tunnels
-        self.pns = Pns(chosen, self._connect, self._up, count, self.rng, self.rig.wheel, "pns.example")
+        self.pns = Pns(
+            chosen,
+            self._connect,
+            self._hush,
+            self._up,
+            count,
+            self.rng,
+            self.rig.wheel,
+            "pns.example",
+            plan.sessions,
+        )
         #: Whether the clients have taken leave.
         self.left = False
 
@@ -423,6 +471,12 @@ class PptpWorld(Bed):
 
     def dial(self, line: Line) -> PnsCall:
         return self.pns.call(line.number, f"0800-{line.number}", line)
+
+    def cut(self, now: float) -> None:
+        self.pns.cut(now)
+
+    def _hush(self, endpoint: Place) -> None:
+        self.pipes[endpoint.local_port - 40000].hushed = True
 
     def nothing_left(self) -> None:
         # A connection that has ended waits for its peer to close.

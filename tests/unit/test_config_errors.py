@@ -65,7 +65,7 @@ foo bar
         '25:37: expected the name of an authentication, found "M"; defined so far: "L"',
         '26:13: expected "from", found "form"',
         '27:1: expected a statement, found "foo"; valid are "set", "tunnel", "radius", "authentication", "ipcp", '
-        '"interface", "bind" or "include"',
+        '"interface", "bind", "metrics-listen" or "include"',
     ]
 
 
@@ -284,7 +284,7 @@ def test_address_of_an_interface(conf: ConfigFile, address: str) -> None:
         ("ipcp P {\npool-address 10.0.0.0/24\nipcp Q {\npool-address 10.0.1.0/24\n}\nbogus\n", [
             '1:8: the "{" is not closed before "ipcp" in line 3',
             '6:1: expected a statement, found "bogus"; valid are "set", "tunnel", "radius", "authentication", "ipcp", '
-            '"interface", "bind" or "include"',
+            '"interface", "bind", "metrics-listen" or "include"',
         ]),
         ("tunnel A protocol l2tp {\nmru 1400\ntunnel B protocol pptp\nset max-session 5\n",
          ['1:24: the "{" is not closed before "tunnel" in line 3']),

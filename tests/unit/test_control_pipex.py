@@ -615,7 +615,7 @@ def test_a_wish_of_a_session_that_is_gone_is_not_kept(world: World) -> None:
 def test_counters_go_on_when_a_flow_is_opened_anew(world: World) -> None:
     session = world.up()
     flow = flow_of(world)
-    flow._in_packets = 5
+    flow._counted().in_packets = 5
     assert session.open_flow(world.rig.now)
     assert flow_of(world) is not flow
     assert session.counters() == Counters(in_packets=5)

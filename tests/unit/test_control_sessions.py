@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from npppy.control import format
 from npppy.control.server import ControlServer
-from npppy.control.sessions import CLEAR_SLICE, MONITOR_QUEUE, SLICE
+from npppy.control.sessions import CLEAR_SLICE, MONITOR_QUEUE, SLICE, some
+from npppy.control.sessions import row as whole_row
 from tests.unit.control_fake import ALICE, BOB, CAROL, DAVE, Client, FakeSubject, ask, many, until
 
 
@@ -118,6 +120,37 @@ async def test_bad_filters_do_nothing(subject: FakeSubject, path: Path, command:
     assert await ask(path, {"command": command, "filters": filters}) == ([], {"error": said})
     assert subject.disconnected == []
     assert subject.listeners == []
+
+
+# Fields
+
+
+@pytest.mark.parametrize("fields", [[], ["ppp_id"], ["out_errors", "username", "in_bytes"], format.BRIEF_COLUMNS])
+async def test_rows_have_what_is_asked_for(path: Path, fields: list[str]) -> None:
+    whole, _ = await ask(path, session(state="any"))
+    rows, done = await ask(path, {**session(state="any"), "fields": fields})
+    assert rows == [{name: row[name] for name in fields} for row in whole]
+    assert done == {"done": {}}
+
+
+def test_the_listings_can_be_asked_for() -> None:
+    for columns in (format.BRIEF_COLUMNS, format.PACKETS_COLUMNS):
+        assert some(list(columns))(BOB) == {name: whole_row(BOB)[name] for name in columns}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("ppp_id", "the fields are not a list of names"),
+        ({"ppp_id": 1}, "the fields are not a list of names"),
+        ([["ppp_id"]], "the fields are not a list of names"),
+        (["ppp_id", "counters"], "unknown field 'counters'"),
+        (["__class__"], "unknown field '__class__'"),
+    ],
+)
+async def test_bad_fields(subject: FakeSubject, path: Path, fields: Any, said: str) -> None:
+    assert await ask(path, {**session(), "fields": fields}) == ([], {"error": said})
+    assert subject.looked == []
 
 
 # Ten thousand sessions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from npppy import ctl
+from npppy.control import format
 from npppy.control.commands import COMMANDS, Command, WordError, parse
 
 #: Each word in its place: the words before it, the shortest form that is not ambiguous, and the words to add.
@@ -147,6 +148,18 @@ def test_capture() -> None:
     assert command.endless
     command.take_show(request, json=False)
     assert request == {"command": "capture", "ppp_id": 7, "count": 10, "snaplen": 96}, "the file is npppyctl's own"
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [("session brief", format.BRIEF_COLUMNS), ("session packets", format.PACKETS_COLUMNS), ("session all", None)],
+)
+def test_only_what_is_shown_is_asked_for(line: str, fields: tuple[str, ...] | None) -> None:
+    command, request = parse(line.split())
+    command.take_show(request, json=True)
+    assert "fields" not in request
+    command.take_show(request, json=False)
+    assert request.get("fields") == fields
 
 
 FILTERS = "  ppp-id\n  address\n  interface\n  protocol\n  realm\n  username\n"

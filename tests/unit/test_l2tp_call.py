@@ -377,8 +377,12 @@ def test_what_the_kernel_numbers_is_injected() -> None:
     rig = Rig()
     call, session = rig.up()
     injected: list[bytes] = []
-    sequence = session.call.link.encap.sequence
-    sequence.inject = injected.append
+
+    class Kernel:
+        def inject(self, frame: bytes) -> None:
+            injected.append(frame)
+
+    session.call.link.encap.sequence.keeper = Kernel()
     session.call.send(LCP_REQUEST)
     rig.net.run(1)
     assert injected == [LCP_REQUEST]

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from npppy import pool as module
 from npppy.config.model import AddressRange, Ipcp, Where
@@ -227,6 +227,26 @@ class TestSpace:
         assert old.used == 2
 
 
+class TestMemory:
+    def test_released_addresses_cost_little(self):
+        """As many as may wait, over and over, and with one that is claimed each time that it is released."""
+        pool = make("10.0.0.0/8")
+        held = [pool.allocate() for _ in range(20_000)]
+        tracemalloc.start()
+        try:
+            for address in held:
+                pool.release(address)
+            for _ in range(50_000):
+                again = pool.allocate()
+                pool.release(again)
+                assert pool.claim(held[0], fixed=True)
+                pool.release(held[0])
+            grown = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert grown < 1_000_000, grown
+
+
 class TestRoutes:
     def test_aggregates(self):
         pool = make("10.0.0.0/24", "10.0.1.0-10.0.1.255 static", "192.0.2.1-192.0.2.4", "192.0.2.3")
@@ -262,6 +282,14 @@ class Model(RuleBasedStateMachine):
         self.pools = [make(*pieces, space=self.space, reserved=(f"10.0.0.{RESERVED}",)) for pieces in PIECES]
         self.orders = [deque(n for n in dynamic if n != RESERVED) for dynamic in DYNAMIC]
         self.used: set[int] = set()
+
+    @initialize(slack=st.sampled_from((1, 4, 4096)))
+    def places(self, slack: int) -> None:
+        """How soon a queue of released ones is made anew."""
+        module._SLACK = slack
+
+    def teardown(self) -> None:
+        module._SLACK = 4096
 
     def _take(self, n: int) -> None:
         assert n not in self.used

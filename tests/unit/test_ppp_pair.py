@@ -264,7 +264,7 @@ def test_wrong_password_and_unknown_user_are_refused_alike(method: AuthMethod, s
         assert pair.run(LONG, until=lambda pair=pair: pair.both_dead)  # type: ignore[misc]
         assert pair.ups == 0
         assert pair.reasons == ["authentication failed"]
-        assert pair.rig.engine.refused == 1
+        assert pair.rig.engine.refused == {"LOCAL": 1}
         told.append((pair.near.sent, pair.rig.now - began))
         pair.run(LONG)
         pair.nothing_left()

@@ -173,7 +173,7 @@ def test_section_5_4_pads(bench: Bench) -> None:
     assert (pads.destination, pads.source, pads.code) == (HOST, AC, Code.PADS)
     assert pads.session_id not in (0, 0xFFFF)
     assert pads.tags == ((Tag.SERVICE_NAME, b""), UNIQ, RELAY)
-    assert bench.port.calls.keys() == {HOST + pads.session_id.to_bytes(2, "big")}
+    assert bench.port.calls.keys() == {AC + HOST + b"\x88\x64\x11\0" + pads.session_id.to_bytes(2, "big")}
 
 
 def test_a_pado_leads_to_a_session(bench: Bench) -> None:

@@ -243,7 +243,7 @@ def test_a_smaller_mtu_reaches_the_sessions_that_are_too_big_for_it() -> None:
     small, big = bench.ppp.sessions
     bench.port.set_mtu(1500, bench.now)
     assert [link.max_mru for link in big.links] == [1492]
-    assert big.call.link is big.links[0]
+    assert big.call.link == big.links[0]
     assert not small.links
     bench.port.set_mtu(1400, bench.now)
     assert [link.max_mru for link in small.links] == [1392]

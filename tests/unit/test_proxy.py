@@ -536,17 +536,17 @@ def test_the_data_path_follows_the_peer() -> None:
     line = Called(rig, pap(), encap=("192.0.2.1", 1701))
     # Before there is data, nobody need be told.
     line.link = replace(line.link, encap=("192.0.2.1", 1702))
-    line.session.changed(line.link, rig.now)
+    line.session.changed(line.link, rig.now, moved=True)
     assert flows.specs == []
     line.open_ipcp()
     line.session.receive(b"\x00\x21" + bytes(20), rig.now)
     line.take()
-    # Another speed is nothing to the data path; the same place is not another one.
+    # Another speed is nothing to the data path.
     line.link = replace(line.link, encap=("192.0.2.1", 1702), caller=replace(line.link.caller, tx_speed=1000))
     line.session.changed(line.link, rig.now)
     assert [spec.encap for spec in flows.specs] == [("192.0.2.1", 1702)]
     line.link = replace(line.link, encap=("192.0.2.9", 4500))
-    line.session.changed(line.link, rig.now)
+    line.session.changed(line.link, rig.now, moved=True)
     assert [spec.encap for spec in flows.specs] == [("192.0.2.1", 1702), ("192.0.2.9", 4500)]
     # The peer hears nothing of it, and no count is lost.
     assert (line.sent, line.session.phase, line.closed) == ([], Phase.UP, None)
@@ -556,7 +556,7 @@ def test_the_data_path_follows_the_peer() -> None:
     assert line.session.counters().in_packets == 2
     line.session.end(Cause.ADMIN_RESET, "test", rig.now)
     # One that is ending follows nobody.
-    line.session.changed(replace(line.link, encap=None), rig.now)
+    line.session.changed(replace(line.link, encap=None), rig.now, moved=True)
     assert len(flows.specs) == 2
     rig.wait(20)
     rig.nothing_left()
@@ -568,7 +568,7 @@ def test_a_path_that_shrinks_as_it_moves_is_told_once() -> None:
     line = Called(rig, pap(), encap=1)
     line.open_ipcp()
     line.link = replace(line.link, encap=2, max_mru=1200)
-    line.session.changed(line.link, rig.now)
+    line.session.changed(line.link, rig.now, moved=True)
     assert line.session.flow is None
     line.ack(proto.LCP)
     line.give(proto.LCP, proto.CONFIGURE_REQUEST, 5, lcp(PEER_MAGIC))

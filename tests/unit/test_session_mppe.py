@@ -13,6 +13,7 @@ from npppy.aaa.base import Accept, Answer, Request
 from npppy.config.model import AuthMethod
 from npppy.config.model import Mppe as Choice
 from npppy.ppp import options, privacy, proto
+from npppy.ppp.carriage import why_python
 from npppy.ppp.cause import Cause
 from npppy.ppp.fsm import State
 from npppy.ppp.mppe import Mode, Mppe
@@ -176,7 +177,7 @@ def test_modes(lengths: tuple[int, ...], states: tuple[str, ...], caplog: pytest
         duo.check_data()
     spec = duo.recorder.specs[-1]
     assert spec.offload is not mode.stateful
-    assert duo.session.why_python() == ("MPPE is stateful" if mode.stateful else "")
+    assert why_python(duo.session) == ("MPPE is stateful" if mode.stateful else "")
     duo.session.end(Cause.ADMIN_RESET, "test", duo.rig.now)
     usage = next(record.message for record in caplog.records if "TUNNELUSAGE" in record.message)
     assert f" mppe=yes mppe_in={mode} mppe_out={mode} " in usage
@@ -186,13 +187,13 @@ def test_modes(lengths: tuple[int, ...], states: tuple[str, ...], caplog: pytest
 
 @pytest.mark.parametrize("most", [1492, 1491])
 def test_packets_too_large_for_the_kernel(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("npppy.ppp.session.MPPE_MTU", most)
+    monkeypatch.setattr("npppy.ppp.carriage.MPPE_MTU", most)
     duo = Duo(YES, REQUIRED)
     assert duo.run(2, until=lambda: duo.both_up)
     assert duo.session.mru == duo.session.peer_mru == 1492
     assert duo.recorder.specs[-1].offload is (most == 1492)
     reason = f"the kernel encrypts no packets of more than {most} octets"
-    assert duo.session.why_python() == ("" if most == 1492 else reason)
+    assert why_python(duo.session) == ("" if most == 1492 else reason)
 
 
 def test_no_mode_in_common() -> None:
@@ -608,4 +609,4 @@ def test_a_session_with_a_dump_of_packets_shows_them_decrypted(caplog: pytest.Lo
     assert "0011 2233" in shown[0]
     assert "0044 5566" in shown[1]
     assert hand.take() == [packet(0x445566)]
-    assert hand.session.why_python() == "tunnel PPPOE has the packets dumped"
+    assert why_python(hand.session) == "tunnel PPPOE has the packets dumped"

@@ -247,7 +247,7 @@ def test_a_data_path_that_is_opened_anew_is_told() -> None:
     events: list[str] = []
     rig.engine.listeners.append(lambda event, session, now: events.append(event))
     line.link = replace(line.link, encap="elsewhere")
-    line.session.changed(line.link, rig.now)
+    line.session.changed(line.link, rig.now, moved=True)
     assert events == ["change"]
 
 

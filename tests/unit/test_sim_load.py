@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from npppy.config.model import AuthMethod
 from npppy.ppp.cause import Cause
 from npppy.sim.load import Ending, Plan, Stage
+from npppy.sim.report import Report
+from npppy.sim.subscriber import Subscriber
 from npppy.sim.traffic import Pinger
+from npppy.wheel import TICK, Wheel
 
 from .ppp_pair import Quality
 from .sim_world import LARGE_POOL, METHODS, TARGET, World, echo_reply
@@ -235,6 +238,23 @@ def test_discovery_makes_good_for_any_lost_frame() -> None:
 
 
 # Pings.
+
+
+@pytest.mark.parametrize(("interval", "cut"), [(0.25, 3), (0.5, 2), (5.0, 1)])
+def test_pings_on_their_way_when_the_session_ends_are_cut_off(interval: float, cut: int) -> None:
+    class Silent:
+        number, address = 1, 0x0A010001
+
+        def send_ip(self, packet: bytes) -> None:
+            """Nobody answers."""
+
+    wheel, report = Wheel(0.0), Report(1)
+    pinger = Pinger(cast(Subscriber, Silent()), 0x0A000001, wheel, report, count=100, interval=interval)
+    pinger.start(0.0)
+    for tick in range(1, 100):
+        wheel.advance(tick * TICK)
+    pinger.finish(ours=True)
+    assert report.pings_cut == cut
 
 
 def test_a_reply_in_the_wrong_session_is_found_out() -> None:

@@ -13,7 +13,8 @@ from npppy.config.model import AuthMethod, L2tpOptions, Mppe, PptpOptions, Rebin
 from npppy.l2tp.service import Endpoint
 from npppy.sim.access import Clients, Ethernet, Tunnels, fill
 from npppy.sim.load import Ending
-from npppy.sim.main import UsageError, main, parser, read_credentials, setup
+from npppy.sim.main import UsageError, main, read_credentials, setup
+from npppy.sim.options import parser
 from npppy.sim.report import Report, milliseconds
 from npppy.sim.run import Setup
 from npppy.sim.udp import Sockets
@@ -335,7 +336,7 @@ def test_summary() -> None:
     text = report.as_text()
     assert "sessions   2 of 3 up" in text
     assert "failed     1 no PADO" in text
-    assert "1.0 sessions/s in 2.0 s" in text
+    assert "1.0 sessions/s in 2.000 s" in text
     assert "2 sent, 1 answered, 0 wrong" in text
 
 

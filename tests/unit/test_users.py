@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -312,7 +313,7 @@ def test_nobody_before_the_first_reading(path: Path) -> None:
 
 
 def test_reads_only_what_has_changed(path: Path) -> None:
-    users, _ = read(path, b"a:password=1:\nbad\n")
+    users, _ = read(path, b"a:password=1:framed-ip-address=10.0.0.1:\nbad\n")
     first = users.get("a")
     # What is wrong is said once.
     assert users.refresh() == []
@@ -395,3 +396,19 @@ def check(path: Path, data: bytes) -> None:
         assert 1 <= where.line <= len(lines)
         assert 1 <= where.column <= len(lines[where.line - 1]) + 1
         assert message.isprintable()
+
+
+def test_many_users_cost_little(path: Path) -> None:
+    """A name, a password and their place in the table: measured, 146 octets."""
+    count = 5000
+    users, _ = read(path, b"".join(b"subscriber%06d@isp.example:password=password-%06d:\n" % (i, i) for i in range(10)))
+    path.write_bytes(b"".join(b"subscriber%06d@isp.example:password=password-%06d:\n" % (i, i) for i in range(count)))
+    tracemalloc.start()
+    try:
+        users.refresh()
+        each = tracemalloc.get_traced_memory()[0] / count
+    finally:
+        tracemalloc.stop()
+    assert len(users) == count
+    assert each < 240, f"{each:.0f} octets a user"
+    print(f"{each:.0f} octets a user")

@@ -208,7 +208,7 @@ class Accountant(Timed):
     # Sessions.
 
     def _notified(self, event: str, session: Session, now: float) -> None:
-        realm = session.login_of.realm if session.login_of is not None else None
+        realm = session.realm
         if realm is None or not _accounted(realm):
             return
         if event == "start":
@@ -376,9 +376,9 @@ def _accounted(realm: Realm) -> bool:
 
 def _open_in(session: Session | None) -> Realm | None:
     """The realm that a session has had a Start in, and no Stop."""
-    if session is None or session.up_since is None or session.login_of is None:
+    if session is None or session.up_since is None or session.realm is None:
         return None
-    realm = session.login_of.realm
+    realm = session.realm
     return realm if _accounted(realm) else None
 
 

@@ -254,6 +254,10 @@ class Client:
         """All servers."""
         return [server.state() for server in self._servers.values()]
 
+    def lag(self, now: float) -> float:
+        """Seconds that a login would wait for its turn at the most, at servers that answer."""
+        return max((server.lag(now) for server in self._servers.values() if server.kind == "auth"), default=0.0)
+
     def close(self) -> None:
         """Forget all exchanges, and close all sockets."""
         for server in self._servers.values():

@@ -256,7 +256,7 @@ class _Wanted:
 
     def matches(self, session: Session) -> bool:
         # One that is not admitted, or not any more, is nobody's.
-        return session.login_of is not None and all(test(session) for test in self.tests)
+        return session.bind is not None and all(test(session) for test in self.tests)
 
 
 def _u32(value: bytes) -> int:
@@ -500,7 +500,7 @@ class Dae:
             if index and index % ACT_SLICE == 0:
                 yield
             # It may have ended since it was found.
-            if session.login_of is not None:
+            if session.bind is not None:
                 if classes:
                     session.apply(replace(session.profile, classes=classes), self._now)
                 session.end(Cause.ADMIN_RESET, f"{client.address} disconnects it", self._now)
@@ -512,7 +512,7 @@ class Dae:
             if index and index % ACT_SLICE == 0:
                 yield
             # It may have ended since it was found.
-            if session.login_of is not None:
+            if session.bind is not None:
                 # Another request may have changed it since.
                 old = session.profile
                 changed.append((session, old))
@@ -524,7 +524,7 @@ class Dae:
 
     def _undo(self, changed: list[tuple[Session, Profile]]) -> None:
         for session, old in changed:
-            if session.login_of is not None:
+            if session.bind is not None:
                 try:
                     session.apply(old, self._now)
                 except Exception:

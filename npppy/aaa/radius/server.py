@@ -25,6 +25,8 @@ IDENTIFIERS: Final = 256
 IDLE: Final = 60.0
 #: Seconds between two questions to a dead server, more or less (RFC 5997 section 4.2).
 PROBE_INTERVAL: Final = 10.0
+#: Seconds after which a server that has answered nothing may as well have gone.
+SILENT: Final = 1.0
 #: Seconds between two lines of the log on replies that do not count.
 QUIET: Final = 10.0
 
@@ -649,6 +651,13 @@ class Server(Timed):
     def usable(self, now: float) -> bool:
         """Whether a request may go to it: it is not dead, or dead for long, and nobody looks if it still is."""
         return not self.dead or (now >= self.dead_until and self._trial is None and not self.prober.heard)
+
+    def lag(self, now: float) -> float:
+        """Seconds that the last of those in the queue will wait for its turn.
+
+        0 if the server is silent: that is not for want of time, and nobody knows how long it will take.
+        """
+        return self.queued * self._rtt / self.limit if now < self._heard + SILENT else 0.0
 
     def _die(self, reason: str, dead_time: float, now: float) -> None:
         self.dead_until = max(self.dead_until, now + dead_time)

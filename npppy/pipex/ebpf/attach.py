@@ -151,17 +151,22 @@ def detach_xdp(name: str, ifindex: int, own: Own) -> bool:
         return False
 
 
-def attach_tc(name: str, ifindex: int, program: Program, point: int = INGRESS) -> None:
-    """Run *program* on what arrives at an interface of ours, or leaves, in place of an older one."""
-    lib = library()
+def open_tc(name: str, ifindex: int, point: int = INGRESS) -> _TcHook:
+    """Make the place for programs that :func:`attach_tc` gives.  What the interface sends meanwhile is lost."""
     hook = _TcHook(sz=ctypes.sizeof(_TcHook), ifindex=ifindex, attach_point=point)
-    code = lib.bpf_tc_hook_create(ctypes.byref(hook))
+    code = library().bpf_tc_hook_create(ctypes.byref(hook))
     if code not in (0, -errno.EEXIST):
         raise BpfError(f"make the clsact qdisc of {name}", -code)
+    return hook
+
+
+def attach_tc(name: str, ifindex: int, program: Program, point: int = INGRESS) -> None:
+    """Run *program* on what arrives at an interface of ours, or leaves, in place of an older one."""
+    hook = open_tc(name, ifindex, point)
     opts = _TcOpts(
         sz=ctypes.sizeof(_TcOpts), prog_fd=program.fd, flags=_REPLACE_FILTER, handle=_HANDLE, priority=_PRIORITY
     )
-    code = lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(opts))
+    code = library().bpf_tc_attach(ctypes.byref(hook), ctypes.byref(opts))
     if code:
         raise BpfError(f"attach {program} to tc {_TC_NAMES[point]} of {name}", -code)
 

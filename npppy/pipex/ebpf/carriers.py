@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from ...l2tp.encap import L2tpEncap
 from ...l2tp.encap import Sequence as L2tpSequence
 from ...pppoe.call import PppoeEncap
-from ...pptp.encap import PptpEncap
+from ...pptp.encap import Keeper, PptpEncap
 from ...pptp.encap import Sequence as PptpSequence
 from . import layout
 from .nics import Place
@@ -122,16 +121,9 @@ def numbers(sequence: Sequence) -> tuple[int, ...]:
     return sequence.out, sequence.expected, sequence.acked, sequence.peer_acked
 
 
-def lend(
-    sequence: Sequence,
-    inject: Callable[[bytes], None],
-    look: Callable[[], tuple[int, int]],
-    note: Callable[[int], None],
-) -> None:
-    """The numbers are the kernel's from now on; *inject* has it send a frame, and the others are what PPTP asks for."""
-    sequence.inject = inject
-    if isinstance(sequence, PptpSequence):
-        sequence.look, sequence.note = look, note
+def lend(sequence: Sequence, keeper: Keeper) -> None:
+    """The numbers are the kernel's from now on."""
+    sequence.keeper = keeper
 
 
 def take_back(sequence: Sequence, numbers: tuple[int, ...]) -> None:
@@ -140,5 +132,4 @@ def take_back(sequence: Sequence, numbers: tuple[int, ...]) -> None:
         sequence.ns, sequence.expected = (number & 0xFFFF for number in numbers[:2])
     else:
         sequence.out, sequence.expected, sequence.acked, sequence.peer_acked = numbers
-        sequence.look = sequence.note = None
-    sequence.inject = None
+    sequence.keeper = None

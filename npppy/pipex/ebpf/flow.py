@@ -50,14 +50,13 @@ _NOT_YET: Final = _Gone(Counters(), -1, 0)
 class EbpfFlow(UserFlow):
     """The data of one session in the kernel's hands; what the programs leave to Python goes as in back end ``user``."""
 
-    __slots__ = ("_diverted", "_domain", "_gone", "_keys", "_maps", "_sequence", "_user", "slot")
+    __slots__ = ("_diverted", "_gone", "_keys", "_maps", "_npx", "_sequence", "_user", "slot")
 
     def __init__(
         self, spec: FlowSpec, interface: SharedInterface, table: Table[UserFlow], now: float, maps: PipexMaps
     ) -> None:
         super().__init__(spec, interface, table, now)
         self._maps = maps
-        self._domain = spec.domain
         self._gone = _NOT_YET
         # Whether an operator wants Python to carry it: known here so that a listing costs no system call a session.
         self._user = False
@@ -65,6 +64,8 @@ class EbpfFlow(UserFlow):
         # data: so there is never a moment when both do.  Likewise it encrypts all of its data.
         self._sequence: Sequence | None = None
         self._keys: Keys | None = None
+        # By which frames are given to the kernel.
+        self._npx: NpxInterface | None = None
         # Ends the diversion of what IPsec has decrypted.
         self._diverted: Callable[[], None] | None = None
         #: Its place in the maps; -1 where the kernel has no part in it.
@@ -86,14 +87,7 @@ class EbpfFlow(UserFlow):
     def counters(self) -> Counters:
         """What the kernel and Python have carried."""
         kernel = _COUNTED(self._maps.stats(self.slot)) if self.slot >= 0 else self._gone.counted
-        return Counters(
-            self._in_bytes + kernel[0],
-            self._in_packets + kernel[1],
-            self._in_errors + kernel[2],
-            self._out_bytes + kernel[3],
-            self._out_packets + kernel[4],
-            self._out_errors + kernel[5],
-        )
+        return Counters(*kernel) if self._tally is None else self.by_python().plus(Counters(*kernel))
 
     def late(self) -> Counters:
         """What programs have counted since that had found the session before it was closed."""
@@ -266,16 +260,22 @@ class EbpfFlow(UserFlow):
         self._police_up = self._police_down = None
         self._sequence = sequence
         self._keys = keys
-        inject = partial(npx.encapsulate, slot, generation)
+        self._npx = npx
         if sequence is not None:
-            carriers.lend(sequence, inject, self._acknowledged, self._expect)
+            carriers.lend(sequence, self)
         if keys is not None:
-            keys.lend(inject)
+            keys.lend(self.inject)
 
-    def _acknowledged(self) -> tuple[int, int]:
+    # Who numbers or encrypts asks for this while the kernel does it (npppy.pptp.encap.Keeper).
+
+    def inject(self, frame: bytes) -> None:
+        assert self._npx is not None
+        self._npx.encapsulate(self.slot, self._maps.generation(self.slot), frame)
+
+    def look(self) -> tuple[int, int]:
         return self._maps.acknowledged(self.slot)
 
-    def _expect(self, number: int) -> None:
+    def note(self, number: int) -> None:
         self._maps.expect(self.slot, number)
 
     def divert(self, diversion: Diversion, encap: L2tpEncap, npx0: int) -> None:
@@ -341,10 +341,11 @@ class EbpfFlow(UserFlow):
         The way down comes first: the peer's first packet may be answered at once.
         """
         maps = self._maps
-        entries = [(maps.nets6, layout.net6(self._domain, *network)) for network in self._networks6]
-        entries += [(maps.nets4, layout.net4(self._domain, *network)) for network in self._networks]
+        domain = self._plan.domain
+        entries = [(maps.nets6, layout.net6(domain, *network)) for network in self._networks6]
+        entries += [(maps.nets4, layout.net4(domain, *network)) for network in self._networks]
         if self._address:
-            entries.append((maps.hosts4, layout.host4(self._domain, self._address)))
+            entries.append((maps.hosts4, layout.host4(domain, self._address)))
         # Not kept: it costs less to have it found again than to hold it for days.
         entries.append((maps.sessions, layout.key_of(session)))
         return entries

@@ -8,12 +8,13 @@ import logging
 import os
 import re
 import struct
-from collections import deque
+from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from ...control.protocol import SOCKET
+from ...fifo import Fifo
 from ..base import Count
 from .layout import BUCKET, COUNT_RECORD, COUNTERS, MIRROR, OBJECT, SEQ, STATS, TIMES, U32
 from .libbpf import LOCKED, BpfError, Map, Object, Program
@@ -145,12 +146,14 @@ class PipexMaps:
         self.devs = maps["devs"]
         self.nics = maps["nics"]
         self.events = maps["events"]
-        self._freed: deque[int] = deque()
+        self._freed = Fifo("I")
         # How many were taken from there.
         self._reused = 0
         #: Slots from here on were never used.
         self._fresh = 0
         self._generation = 0
+        # By slot, as far as there ever was one.
+        self._generations = array("I")
 
     def close(self) -> None:
         """Close the maps and the programs.  What is attached goes on, with the entries that are there."""
@@ -170,11 +173,19 @@ class PipexMaps:
             slot = self._fresh
             self._fresh += 1
         else:
-            slot = self._freed.popleft()
+            slot = self._freed.pop()
             self._reused += 1
         # One number for all: so no two sessions have the same within four thousand million.
         self._generation = self._generation % _GENERATIONS + 1
+        if slot == len(self._generations):
+            self._generations.append(self._generation)
+        else:
+            self._generations[slot] = self._generation
         return slot, self._generation
+
+    def generation(self, slot: int) -> int:
+        """That of the session in a slot."""
+        return self._generations[slot]
 
     def fill(self, slot: int, session: bytes, now: int) -> None:
         """Describe a session, before anything leads to it, and begin its counters at 0; *now* in nanoseconds."""
@@ -275,8 +286,9 @@ class PipexMaps:
                 # Nobody captures any more.
                 self.slots.put(key, value[:4] + U32.pack(blocks & ~MIRROR) + value[8:])
         self._fresh = max(used, default=-1) + 1
-        self._freed.extend(slot for slot in range(self._fresh) if slot not in used)
+        self._freed = Fifo("I", (slot for slot in range(self._fresh) if slot not in used))
         self._generation = max(used.values(), default=0)
+        self._generations.extend(used.get(slot, 0) for slot in range(self._fresh))
 
 
 def _sizes(capacity: int) -> dict[str, int]:

@@ -20,7 +20,7 @@ from ...tun.device import TunInterface, look_at_forwarding
 from ...tun.netlink import ACCEPT_LOCAL, FORWARDING, RP_FILTER, SCOPE_HOST, Netlink, NetlinkError, RouteQueue
 from ..base import Leftovers
 from . import ipsec
-from .attach import EGRESS, Own, attach_tc, attach_xdp, detach_xdp, xdp_program
+from .attach import EGRESS, Own, attach_tc, attach_xdp, detach_xdp, open_tc, xdp_program
 from .layout import FRAME, FRAME_TYPE, NIC, STRIPPED, U32, fields, inject
 from .leftovers import read_counters
 from .libbpf import BpfError, Map, Program
@@ -134,6 +134,8 @@ class NpxInterface(TunInterface):
     def attach(self, programs: Mapping[str, Program], own: Own) -> None:
         """Let the programs work: from now on packets pass.  Raises :class:`BpfError`."""
         npx1 = self.npx1
+        # There may be programs later: to make their place then would cost packets.
+        open_tc(self.npx0.name, self.npx0.ifindex)
         # First what takes over all that the other one leaves.
         attach_tc(npx1.name, npx1.ifindex, programs["pipex_miss"])
         mode = attach_xdp(npx1.name, npx1.ifindex, programs["pipex_core"], own)

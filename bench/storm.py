@@ -1,0 +1,165 @@
+"""``storm``: ten times as many subscribers a second as npppyd can serve, against what it can.
+
+npppysim needs as much processor time for a set-up as npppyd does.  So npppyd shares its core with programs that do
+nothing: it has one part of some, and npppysim the whole of another core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .carriers import FEW, PPPOE, PPTP, Carrier
+from .figures import BenchError, Figure
+from .lab import LOCAL, OURS, Lab, Npppyd, Subscribers, pinned, until
+from .radius import ACCOUNTS, RadiusLab
+
+#: Programs that do nothing.
+OTHERS = 19
+#: Seconds that those may need who come one by one.
+SLOWLY = 300.0
+#: How many times the capacity comes, and what of the capacity there must be then.
+FACTOR, LEFT = 10, 0.9
+METHOD = "chap"
+#: Seconds between the echoes of a session, and between those that are not answered: three, and it is given up.
+KEEPALIVE, RETRY = 10, 1
+#: Seconds after which a storm is one.
+BEGUN = 2.0
+#: Seconds after which those have been given up who were not heard in the storm.
+GIVEN_UP = 4.0 * RETRY
+#: Addresses of PPTP's clients with a connection each: where one has thousands of them, the kernel needs long to find a
+#: port for another.
+MORE = [f"10.99.0.{number}" for number in range(11, 19)]
+#: The most subscribers of a storm: what there are ids and ports for.
+MOST = 40_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    """Set-ups a second of npppyd's processor time, and by the wall."""
+
+    core: float
+    wall: float
+
+
+class _Watch:
+    """Set-ups from now on."""
+
+    def __init__(self, daemon: Npppyd) -> None:
+        self._daemon = daemon
+        self._before = self._look()
+
+    def _look(self) -> tuple[int, float, float]:
+        self._daemon.check()
+        return self._daemon.started, self._daemon.cpu(), time.monotonic()
+
+    def rate(self) -> _Rate:
+        up, spent, took = (now - then for now, then in zip(self._look(), self._before, strict=True))
+        if not spent:
+            raise BenchError("there were too few subscribers to see how many can be served")
+        return _Rate(up / spent, up / took)
+
+
+@contextlib.contextmanager
+def _slowed() -> Iterator[None]:
+    """npppyd's core has others to serve."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(OTHERS):
+            with pinned(OURS):
+                command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", "while True: pass"]
+                other = stack.enter_context(subprocess.Popen(command))
+            stack.callback(other.kill)
+        yield
+
+
+def measure(carrier: Carrier, calm: int, seconds: float, *, own: bool = False) -> Iterator[Figure]:
+    """*calm*: subscribers by which it is found out how many a second can be served; *seconds*: of the storm.
+
+    *own*: each has a tunnel of its own.
+    """
+    name = f"storm.{carrier.name}" + ".tunnels" * own
+    with Lab(carrier) as lab:
+        yield from _measure(lab, name, LOCAL, calm, seconds, own)
+
+
+def radius(calm: int, seconds: float) -> Iterator[Figure]:
+    """The same by PPPoE, with logins and accounts by FreeRADIUS."""
+    with RadiusLab(PPPOE) as lab:
+        # Not where npppysim would take it the time that it needs.
+        lab.freeradius(MOST, core=OURS)
+        yield from _measure(lab, "storm.radius", ACCOUNTS, calm, seconds, False)
+
+
+def _measure(lab: Lab, name: str, realm: str, calm: int, seconds: float, own: bool) -> Iterator[Figure]:
+    users = 0 if realm == ACCOUNTS else MOST
+    daemon = lab.npppyd(users=users, method=METHOD, keepalive=KEEPALIVE, retry=RETRY, realm=realm)
+
+    addresses = []
+    if own and lab.carrier is PPTP:
+        addresses = [word for address in MORE for word in ("--bind", address)]
+        for address in MORE:
+            lab.sub.ip(f"address add {address}/24 dev sub0")
+
+    def dial(count: int, *options: str) -> Subscribers:
+        return lab.dial(daemon, count, METHOD, *lab.carrier.tunnels(count if own else FEW), *addresses, *options)
+
+    with _slowed():
+        before = dial(calm)
+        until(lambda: _up(daemon, before) >= calm // 10, "the first sessions are up", SLOWLY)
+        watch = _Watch(daemon)
+        until(lambda: _up(daemon, before) >= calm - calm // 10, "nearly all sessions are up", SLOWLY)
+        capacity = watch.rate()
+        until(lambda: _up(daemon, before) >= calm, "all sessions are up", SLOWLY)
+
+        rate = FACTOR * capacity.wall
+        # It goes on until it has been found out what npppysim could.
+        count = int(rate * (BEGUN + seconds + GIVEN_UP))
+        if count > MOST - calm:
+            raise BenchError(f"a storm of {rate:.0f} subscribers a second takes more than {MOST - calm} of them")
+        storm = dial(count, "--rate", str(rate))
+        # It has begun when the first of them is up.
+        until(lambda: _up(daemon, storm) > calm, "the storm has begun")
+        began = time.monotonic()
+        time.sleep(BEGUN)
+        watch = _Watch(daemon)
+        _go_on(daemon, storm, seconds)
+        found = watch.rate()
+        _go_on(daemon, storm, GIVEN_UP)
+        *_, of_before = before.end(strict=False)
+        wanted = min(rate * (time.monotonic() - began), count)
+        *_, of_storm = storm.end(strict=False)
+        if of_storm["tried"] < LEFT * wanted:
+            raise BenchError(f"npppysim cannot dial {rate:.0f} subscribers a second")
+    lost = sum(_lost(of_before).values()) + sum(_lost(of_storm).values())
+    ratio = found.wall / capacity.wall
+    yield Figure(name=name, value=ratio, unit="of capacity", target=LEFT, better="higher")
+    yield Figure(name=f"{name}.wall", value=found.wall, unit="set-ups/s", better="higher", baseline=capacity.wall)
+    unit = "set-ups/s of a core"
+    yield Figure(name=f"{name}.core", value=found.core, unit=unit, better="higher", baseline=capacity.core)
+    yield Figure(name=f"{name}.lost", value=lost, unit="sessions", target=0, better="lower")
+
+
+def _up(daemon: Npppyd, subscribers: Subscribers) -> int:
+    """How many have come up so far, of all."""
+    daemon.check()
+    subscribers.check()
+    return daemon.started
+
+
+def _go_on(daemon: Npppyd, subscribers: Subscribers, seconds: float) -> None:
+    """What they write is read meanwhile."""
+    ended = time.monotonic() + seconds
+    while time.monotonic() < ended:
+        _up(daemon, subscribers)
+        time.sleep(0.05)
+
+
+def _lost(report: dict[str, Any]) -> dict[str, int]:
+    """Sessions that went though nobody ended them, by reason."""
+    lost: dict[str, int] = report["lost"]
+    return lost
