@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -49,6 +49,24 @@ _CLONE_NEWNET = 0x40000000
 
 class Failed(Exception):
     """A step did not work."""
+
+
+class Interrupt:
+    """Whether a signal has come that ends all, and whether it waits."""
+
+    came = waits = False
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """An interrupt waits till the end of this: of a process that is being started nobody would know yet."""
+    Interrupt.waits = True
+    try:
+        yield
+    finally:
+        Interrupt.waits = False
+    if Interrupt.came:
+        raise KeyboardInterrupt
 
 
 def step(title: str) -> None:
@@ -84,7 +102,8 @@ def run(*argv: str, status: int = 0, quiet: bool = False) -> str:
     """Run a command, print it and what it says, and return that."""
     if not quiet:
         print(f"  $ {shown(list(argv))}", flush=True)
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE)
+    with whole():
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE)
     if not quiet:
         say(done.stdout + done.stderr)
     if done.returncode != status:
@@ -171,8 +190,9 @@ class Demo:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def start(self, name: str, namespace: str, *argv: str) -> Program:
-        program = Program(namespace, list(argv), self.directory / f"{name}.log")
-        self.programs.append(program)
+        with whole():
+            program = Program(namespace, list(argv), self.directory / f"{name}.log")
+            self.programs.append(program)
         return program
 
     # The network.
@@ -448,8 +468,10 @@ def show(demo: Demo) -> None:
     check("tun0" not in links and "npx" not in links, "its devices have gone with it")
 
 
-def interrupted(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def interrupted(number: int, frame: object) -> None:
+    Interrupt.came = True
+    if not Interrupt.waits:
+        raise KeyboardInterrupt
 
 
 def main() -> int:

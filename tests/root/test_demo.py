@@ -15,41 +15,30 @@ pytestmark = pytest.mark.root
 DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo.py"
 
 
-def start() -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, str(DEMO)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(*python: str) -> subprocess.Popen[str]:
+    """In a session of its own, which all that it starts stays in."""
+    return subprocess.Popen(
+        [sys.executable, *(python or (str(DEMO),))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def left_by(demo: subprocess.Popen[str]) -> list[str]:
-    """The namespaces that a demo has not removed."""
+    """The namespaces and the processes of a demo that has ended."""
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split()
-    return [name for name in names if name.startswith("npppy-demo-") and name.endswith(f"-{demo.pid}")]
-
-
-def children(pid: int) -> set[tuple[int, str]]:
-    """The processes that *pid* has started, with the time of their start, which tells them from later ones."""
-    found = set()
+    left = [name for name in names if name.startswith("npppy-demo-") and name.endswith(f"-{demo.pid}")]
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            # Behind the name, which may hold anything: state, parent, ..., the 20th is the start.
-            fields = process.joinpath("stat").read_text().rpartition(")")[2].split()
+            # Behind the name, which may hold anything: state, parent, process group, session.
+            state, _, _, session = process.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == demo.pid and state != "Z":
+                left.append(process.joinpath("cmdline").read_text().replace("\0", " "))
         except OSError:
             continue
-        if int(fields[1]) == pid:
-            found.add((int(process.name), fields[19]))
-    return found
-
-
-def alive(processes: set[tuple[int, str]]) -> list[int]:
-    """Those of them that still run."""
-    found = []
-    for pid, began in processes:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[19] == began and fields[0] != "Z":
-            found.append(pid)
-    return found
+    return left
 
 
 def test_it_works() -> None:
@@ -62,17 +51,47 @@ def test_it_works() -> None:
     assert set(Path(tempfile.gettempdir()).glob("npppy-demo-*")) <= before
 
 
-@pytest.mark.parametrize(("number", "line"), [(signal.SIGINT, "npppyd answers"), (signal.SIGTERM, "bob is up")])
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (signal.SIGINT, "npppyd answers"),
+        (signal.SIGTERM, "bob is up"),
+    ],
+)
 def test_it_can_be_interrupted(number: int, line: str) -> None:
     demo = start()
     assert demo.stdout is not None
     for text in demo.stdout:
         if line in text:
             break
-    running = children(demo.pid)
-    assert running
     demo.send_signal(number)
     told, _ = demo.communicate(timeout=60)
     assert demo.returncode == 130, told
     assert left_by(demo) == []
-    assert alive(running) == []
+
+
+#: The demo, interrupted where it starts what has a word in its command line: the child is there, and nobody knows it.
+HURT = """
+import os, signal, subprocess, sys
+import demo
+
+class Popen(subprocess.Popen):
+    def __init__(self, argv, **rest):
+        super().__init__(argv, **rest)
+        if sys.argv[1] in argv:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+sys.exit(demo.main())
+"""
+
+
+@pytest.mark.parametrize("word", ["add", "-d"])
+def test_what_is_being_started_ends_with_it(word: str, tmp_path: Path) -> None:
+    script = tmp_path / "hurt.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(DEMO.parent)!r})\n{HURT}")
+    demo = start(str(script), word)
+    told, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130, told
+    assert told.endswith("\ninterrupted\n")
+    assert left_by(demo) == []
