@@ -82,7 +82,7 @@ def exchange(server: FreeRadius, data: bytes, place: str = LOCAL, port: int = AU
     with inside(server.namespace):
         sock = socket.socket(family, socket.SOCK_DGRAM)
     with sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect((place, port))
         sock.send(data)
         return Reply(sock.recv(4096), data)

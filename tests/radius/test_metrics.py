@@ -20,7 +20,7 @@ ACCOUNTS = {"server": f"{WORLD}:{ACCT}", "kind": "acct"}
 
 
 def page(lab: RadiusLab, path: str) -> str:
-    connection = http.client.HTTPConnection(UPLINK, PORT, timeout=20)
+    connection = http.client.HTTPConnection(UPLINK, PORT, timeout=60)
     try:
         with inside(lab.net):
             connection.connect()

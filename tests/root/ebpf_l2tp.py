@@ -165,7 +165,7 @@ class L2tpLab(Lab):
             self.raw.close()
             #: All that leaves to the peer, and its own frames.
             self.raw = packet_socket("sub0", 0x86DD if version == 6 else 0x0800)
-        self.raw.settimeout(10)
+        self.raw.settimeout(60)
         #: npppyd's socket; what it has got that is not data of a session, and how much that was.
         self.server = self.udp(self.home, self.local, PORT)
         if version == 4:
@@ -176,7 +176,7 @@ class L2tpLab(Lab):
         self.delivered = 0
         #: The peer's socket.
         self.client = self.udp(self.subscriber, self.peer, THEIR_PORT)
-        self.client.settimeout(10)
+        self.client.settimeout(60)
 
     def _switch_on_ipv6(self, **addresses: str) -> None:
         for name in ("all", "default", *addresses):

@@ -60,7 +60,7 @@ def sh(command: str, *, check: bool = True) -> str:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -339,7 +339,7 @@ class Lab:
         client = self.subscriber.socket(socket.SOCK_STREAM)
         client.setblocking(False)
         await asyncio.wait_for(asyncio.get_running_loop().sock_connect(client, (address, 5000)), 10)
-        server.settimeout(10)
+        server.settimeout(60)
         accepted, _ = server.accept()
         sender, receiver = (client, accepted) if up else (accepted, client)
         sender.setblocking(True)

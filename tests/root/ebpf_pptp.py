@@ -127,7 +127,7 @@ class PptpLab(Lab):
             self.raw.close()
             #: All that leaves to the peer, and its own frames.
             self.raw = packet_socket("sub0", 0x0800)
-        self.raw.settimeout(10)
+        self.raw.settimeout(60)
         #: npppyd's socket; what it has got that is not data of a session, and how much that was.
         self.server = self.gre(self.home, HERE)
         self.server.setblocking(False)
@@ -136,7 +136,7 @@ class PptpLab(Lab):
         self.delivered = 0
         #: The peer's socket.
         self.client = self.gre(self.subscriber, THERE)
-        self.client.settimeout(10)
+        self.client.settimeout(60)
 
     def gre(self, namespace: Namespace, address: str) -> socket.socket:
         with namespace:

@@ -45,7 +45,7 @@ def test_l2tpns_serves_and_tells(lns: tuple[PeerLab, Lns]) -> None:
     assert isinstance(peer.program, L2tpns)
     with lab.sub, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((LAC, L2TP_PORT))
-        sock.settimeout(10)
+        sock.settimeout(60)
         body = avp(0, b"\0\1") + avp(2, b"\1\0") + avp(3, bytes((0, 0, 0, 3))) + avp(7, b"lac") + avp(9, b"\0\x4d")
         sock.sendto(struct.pack("!HHHHHH", 0xC802, 12 + len(body), 0, 0, 0, 0) + body, (LNS, L2TP_PORT))
         answer = sock.recv(1500)

@@ -264,7 +264,7 @@ assert os.path.exists({str(npppyd.socket)!r})
 os.kill(pid, 15)
 assert os.waitpid(pid, 0)[1] == 0, "as process 1 we are its parent now"
 assert not os.path.exists("/var/run/npppyd.pid")
-log.settimeout(5)
+log.settimeout(60)
 text = b""
 while b"npppyd stopped" not in text:
     text += log.recv(4096)
@@ -278,7 +278,7 @@ assert b"started, pid" in text, text
         env=os.environ | {"CODE": command},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -132,10 +132,10 @@ class TestKernels:
             server = socket.create_server((WORLD, 5000), family=socket.AF_INET6)
         with lab.subscriber:
             client = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        client.settimeout(10)
+        client.settimeout(60)
         await asyncio.to_thread(client.connect, (WORLD, 5000))
         accepted, _ = await asyncio.to_thread(server.accept)
-        accepted.settimeout(10)
+        accepted.settimeout(60)
         for one, other, largest in ((client, accepted, 1320), (accepted, client, 1340)):
             # Less the time stamps that each segment has.
             assert one.getsockopt(socket.IPPROTO_TCP, TCP_MAXSEG) == largest - 12

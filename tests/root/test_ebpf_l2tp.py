@@ -69,7 +69,7 @@ def here(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     made = lab.home.socket(socket.SOCK_DGRAM)
     made.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
     made.bind((GATEWAY, 4000))
-    made.settimeout(10)
+    made.settimeout(60)
     yield made
     made.close()
 
@@ -149,7 +149,7 @@ class TestCarried:
         lab._switch_on_ipv6(lo="2001:db8:1::1")
         sh(f"ip route add {network} dev {lab.npx.npx0.name}")
         here = lab.udp(lab.home, "2001:db8:1::1", 4000)
-        here.settimeout(10)
+        here.settimeout(60)
         ends = ip_address("2001:db8:99::7").packed + ip_address("2001:db8:1::1").packed
         inner = struct.pack(">HHHH", 1, 4000, 10, 0) + b"up"
         check = 0xFFFF ^ words(ends + struct.pack(">HH", 17, 10) + inner)

@@ -170,7 +170,7 @@ class Pptp(Pppoe):
 @pytest.fixture(params=[Pppoe, L2tp, Pptp], ids=["PPPoE", "L2TP", "PPTP"])
 def carrier(request: pytest.FixtureRequest) -> Iterator[Pppoe]:
     made: Pppoe = request.param()
-    made.lab.raw.settimeout(10)
+    made.lab.raw.settimeout(60)
     yield made
     made.lab.close()
 
@@ -190,7 +190,7 @@ def here(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     made = carrier.lab.home.socket(socket.SOCK_DGRAM)
     made.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
     made.bind((GATEWAY, 4000))
-    made.settimeout(10)
+    made.settimeout(60)
     yield made
     made.close()
 
@@ -326,7 +326,7 @@ class TestCarried:
         with lab.home:
             here = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
             here.bind(("2001:db8:1::1", 4000))
-        here.settimeout(10)
+        here.settimeout(60)
         ends = ip_address("2001:db8:99::7").packed + ip_address("2001:db8:1::1").packed
         inner = struct.pack(">HHHH", 1, 4000, 10, 0) + b"up"
         check = 0xFFFF ^ words(ends + struct.pack(">HH", 17, 10) + inner)

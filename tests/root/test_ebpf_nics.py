@@ -136,7 +136,7 @@ class TestDrivers:
         assert "iface=tap0 pipex: XDP native" in caplog.messages
         flow = lab.add(1)
         here = lab.home.socket(socket.SOCK_DGRAM, (GATEWAY, 4000))
-        here.settimeout(10)
+        here.settimeout(60)
         os.write(tap, frame(1, IP + udp(PEER, GATEWAY, b"up", ports=(1, 4000))))
         assert here.recvfrom(100) == (b"up", (PEER, 1))
         here.sendto(b"down", (PEER, 1))
@@ -282,10 +282,10 @@ class TestVlans:
         )
         backend = await lab.open()
         here = lab.home.socket(socket.SOCK_DGRAM, (GATEWAY, 4000))
-        here.settimeout(10)
+        here.settimeout(60)
         with lab.subscriber:
             wire = packet_socket("sub0")
-        wire.settimeout(10)
+        wire.settimeout(60)
         wire.setsockopt(263, 8, 1)  # SOL_PACKET, PACKET_AUXDATA
         for number, (name, place) in enumerate(places.items()):
             if place:

@@ -78,7 +78,7 @@ class TestKernels:
             for number, size in enumerate(sizes):
                 data = bytes([number]) * size
                 for sender, receiver, to in ((near, other, address), (other, near, PEER)):
-                    receiver.settimeout(10)
+                    receiver.settimeout(60)
                     sender.sendto(data, (to, 4000))
                     assert await asyncio.to_thread(receiver.recv, 2000) == data
         for made in (near, here, far):
@@ -199,7 +199,7 @@ class TestSessions:
         flow = lab.add(1, echo=True, magic=0x01020304, peer_magic=0x0A0B0C0D)
         start = flow.heard()
         assert 0 < time.monotonic() - start < 60
-        lab.raw.settimeout(10)
+        lab.raw.settimeout(60)
         lab.raw.send(frame(1, b"\xc0\x21\x09\x07\x00\x0c\x0a\x0b\x0c\x0d" + b"data").ljust(60, b"\0"))
         answer = await asyncio.to_thread(lab.raw.recv, 2000)
         assert answer[20:34] == b"\xc0\x21\x0a\x07\x00\x0c\x01\x02\x03\x04data"
@@ -223,14 +223,14 @@ class TestSessions:
         await lab.open()
         tagged, plain = lab.add(1, port=port), lab.add(1, "10.0.0.3")
         here = lab.home.socket(socket.SOCK_DGRAM, (GATEWAY, 4000))
-        here.settimeout(10)
+        here.settimeout(60)
         with lab.subscriber:
             wire = packet_socket("sub0")
         wire.send(frame(1, IP + udp(PEER, GATEWAY, b"tagged", ports=(1, 4000)), tags=tags))
         assert here.recvfrom(100) == (b"tagged", (PEER, 1))
         assert (tagged.counters().in_packets, plain.counters().in_packets) == (1, 0)
         here.sendto(b"back", (PEER, 1))
-        wire.settimeout(10)
+        wire.settimeout(60)
         back = await asyncio.to_thread(wire.recvmsg, 2000, 100)
         wire.close()
         here.close()
@@ -341,7 +341,7 @@ class TestSessions:
         flow = lab.add(1, "10.1.0.2", interface="tun1")
         seen = packet_socket(other.npx0.name)
         here = lab.home.socket(socket.SOCK_DGRAM, ("10.1.0.1", 4000))
-        here.settimeout(10)
+        here.settimeout(60)
         lab.raw.send(frame(1, IP + udp("10.1.0.2", "10.1.0.1", b"up", ports=(1, 4000))))
         assert here.recvfrom(100) == (b"up", ("10.1.0.2", 1))
         assert len(drain(seen)) == 1

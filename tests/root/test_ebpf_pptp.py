@@ -59,7 +59,7 @@ def here(lab: PptpLab) -> Iterator[socket.socket]:
     made = lab.home.socket(socket.SOCK_DGRAM)
     made.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
     made.bind((GATEWAY, 4000))
-    made.settimeout(10)
+    made.settimeout(60)
     yield made
     made.close()
 
@@ -152,7 +152,7 @@ class TestCarried:
         with lab.home:
             here = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
             here.bind(("2001:db8:1::1", 4000))
-        here.settimeout(10)
+        here.settimeout(60)
         ends = ip_address("2001:db8:99::7").packed + ip_address("2001:db8:1::1").packed
         inner = struct.pack(">HHHH", 1, 4000, 10, 0) + b"up"
         check = 0xFFFF ^ words(ends + struct.pack(">HH", 17, 10) + inner)

@@ -133,7 +133,7 @@ def frames(wire: socket.socket) -> Iterator[tuple[bool, int, bytes]]:
 def order(lab: L2tpLab, command: str) -> str:
     """A command that l2tpns's administrator gives; returns the answer."""
     with inside(lab.lan):
-        line = socket.create_connection(("127.0.0.1", 23), timeout=5)
+        line = socket.create_connection(("127.0.0.1", 23), timeout=60)
     with line:
         answer = b""
         for words, prompt in ((b"", b"> "), (b"enable\r\n", b"# "), (command.encode() + b"\r\n", b"# ")):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from npppy.pipex.ebpf.maps import default_pins
-from tests.root.test_daemon import CONFIG, Npppyd, links, wait_for
+from tests.root.test_daemon import CONFIG, PATIENCE, Npppyd, links, wait_for
 from tests.unit.metrics_rig import Samples, read, value
 
 pytestmark = pytest.mark.root
@@ -64,7 +64,7 @@ def dialled(npppyd: Npppyd) -> Iterator[None]:
         wait_for(lambda: [row["out_packets"] for row in rows(npppyd)] == [1] * SESSIONS, "all are answered")
         yield
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(PATIENCE)
     finally:
         end(process)
 
@@ -74,7 +74,7 @@ def rows(npppyd: Npppyd) -> list[dict[str, Any]]:
 
 
 def get(path: str, host: str = HERE, port: int = PORT) -> str:
-    connection = http.client.HTTPConnection(host, port, timeout=20)
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -158,7 +158,7 @@ def version() -> dict[str, str]:
 def test_logins_that_are_refused(npppyd: Npppyd) -> None:
     npppyd.start()
     command = [sys.executable, "-m", "npppy.sim.main", "pppoe", "--interface", "cpe", "--user", "alice"]
-    subprocess.run([*command, "--password", "wrong", "--sessions", "3"], capture_output=True, timeout=60)
+    subprocess.run([*command, "--password", "wrong", "--sessions", "3"], capture_output=True, timeout=PATIENCE)
     samples = totals()
     assert value(samples, "npppy_logins_refused_total", realm="LOCAL") == 3
     failed = [count for (name, _), count in samples.items() if name == "npppy_sessions_failed_total"]
@@ -208,7 +208,7 @@ def test_slow_and_silent_clients_are_nothing_to_others(npppyd: Npppyd) -> None:
 
 def query(text: str) -> list[dict[str, Any]]:
     path = "/api/v1/query?" + urllib.parse.urlencode({"query": text})
-    connection = http.client.HTTPConnection(HERE, SERVER, timeout=20)
+    connection = http.client.HTTPConnection(HERE, SERVER, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         answer = json.load(connection.getresponse())

@@ -140,14 +140,15 @@ def test_clients_behind_one_address(lab: SimLab) -> None:
     other = "198.51.100.3"
     lab.ip(lab.sub, f"address add {other}/24 dev sub0")
     lab.start("", ipcp=POOL, users=USERS)
-    options = ("--sessions", "40", "--ping", OURS, "--ping-count", "5", "--ping-interval", "0.1", "--hold", "2")
+    options = ("--sessions", "40", "--ping", OURS, "--ping-count", "5", "--ping-interval", "0.1", "--hold", "inf")
     simulators = [simulate(lab, *options, first=first) for first in (1, 101)]
     simulators.append(simulate(lab, *options, "--bind", CLIENT, "--bind", other, first=201))
     until(lambda: all(len(ups(simulator)) == 40 for simulator in simulators), "all are up")
     hosts = Counter(row["tunnel_from"].split(":")[0] for row in lab.sessions())
     assert hosts == {CLIENT: 100, other: 20}
+    until(lambda: all(row["in_packets"] == 5 for row in lab.sessions()), "all have sent their pings")
     for simulator in simulators:
-        assert simulator.exits() == 0, simulator.log
+        assert simulator.stop(signal.SIGINT) == 0, simulator.log
         facts = lines(simulator)[-1]
         assert facts["pings"]["answered"] == 200
         # Each sees what is for the others.

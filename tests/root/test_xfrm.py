@@ -88,7 +88,7 @@ def test_what_comes() -> None:
     ):
         raw.bind(("two", 0))
         for each in (sock, other):
-            each.settimeout(10)
+            each.settimeout(60)
 
         def send(port: int) -> None:
             raw.send(mac + b"\2\0\0\0\0\2\x08\0" + head[:22] + port.to_bytes(2, "big") + head[24:])
