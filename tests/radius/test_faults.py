@@ -337,7 +337,7 @@ def test_the_daemon_reloads_while_a_login_waits(lab: RadiusLab, change: str) -> 
 
 def test_the_session_dies_while_its_login_waits(lab: RadiusLab) -> None:
     """The late answer is for nobody; no account is opened, and nothing is held."""
-    one = lab.fake(slowly(1.0, accept((FRAMED_IP_ADDRESS, RIGHT))), port=AUTH)
+    one = lab.fake(slowly(3.0, accept((FRAMED_IP_ADDRESS, RIGHT))), port=AUTH)
     acct = lab.fake(accept(), port=ACCT)
     lab.serve(auth=server(port=AUTH), acct=server(port=ACCT))
     for carrier in ("pppoe", "l2tp", "pptp"):

@@ -181,7 +181,7 @@ def test_a_session_timeout(lab: RadiusLab) -> None:
     sim.up()
     account = closed(radius, "short")
     assert account["acctterminatecause"] == "Session-Timeout"
-    assert account["acctsessiontime"] == 1
+    assert account["acctsessiontime"] >= 1
 
 
 @EVERY_CARRIER
