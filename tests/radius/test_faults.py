@@ -26,7 +26,7 @@ from tests.radius.fake import (
     slowly,
     vendor,
 )
-from tests.radius.lab import HASTY, RadiusLab, Sim, server
+from tests.radius.lab import ALL_METHODS, HASTY, RadiusLab, Sim, server
 
 pytestmark = pytest.mark.root
 
@@ -392,6 +392,8 @@ def test_five_thousand_logins_at_once(lab: RadiusLab) -> None:
         auth=server(port=AUTH, more="timeout 30\nmax-tries 2\nmax-outstanding 2000"),
         acct=server(port=ACCT),
         ipcp="pool-address 10.66.0.0/18 for static",
+        # One process is all of them, and answers when it can.
+        tunnel=f"{ALL_METHODS}\nlcp-timeout 20",
     )
     count = 5000
     sim = lab.simulate(

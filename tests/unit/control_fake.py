@@ -183,6 +183,6 @@ async def ask(path: Path, request: dict[str, Any]) -> tuple[list[dict[str, Any]]
 
 async def until(condition: Callable[[], object]) -> None:
     """Turns of the event loop until *condition* holds."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)

@@ -372,7 +372,7 @@ async def test_it_is_read_while_anybody_captures() -> None:
     assert len(kernel.mirrors) == 1
     for capture in (first, second):
         world.send(IP + up())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (frames := capture.take(10)):
                 await capture.wait()
         assert len(frames) == 1

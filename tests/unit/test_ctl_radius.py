@@ -148,7 +148,7 @@ async def server(world: World, path: Path) -> AsyncIterator[ControlServer]:
 
 
 async def npppyctl(path: Path, line: str) -> int:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await asyncio.to_thread(ctl.run, ["-s", str(path), *line.split()])
 
 

@@ -624,7 +624,7 @@ class Real:
         self.client = Client(self.wheel, bytes, opener(time.monotonic), time.time)
 
     async def until(self, ask: Ask) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not ask.done:
                 self.wheel.advance(time.monotonic())
                 await asyncio.sleep(0.01)
@@ -657,7 +657,7 @@ async def over_real_sockets(host: str) -> None:
         servers = block(entry(host, port=port), timeout=30)
         real = Real()
         ask = real.ask(servers)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     data, peer = server.recvfrom(4096)
@@ -698,7 +698,7 @@ async def a_port_where_nobody_listens_and_then_somebody() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", port))
         ask = real.ask(servers)
-        server.settimeout(20)
+        server.settimeout(60)
         data, peer = server.recvfrom(4096)
         server.sendto(encode_reply(parse(data), Code.ACCESS_REJECT, [], SECRET.encode()), peer)
         await real.until(ask)
@@ -727,14 +727,14 @@ def test_a_socket_is_read_after_an_error(loop: Callable[[], asyncio.AbstractEven
             port = holder.getsockname()[1]
         ear = Ear()
         ours = opener(time.monotonic)(ip_address("127.0.0.1"), port, ip_address("127.0.0.1"), ear)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for count in range(1, 4):
                 assert ours.send(b"anybody?") == 0
                 while len(ear.errors) < count:
                     await asyncio.sleep(0.01)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
                 server.bind(("127.0.0.1", port))
-                server.settimeout(20)
+                server.settimeout(60)
                 assert ours.send(b"and now?") == 0
                 server.sendto(b"here", server.recvfrom(100)[1])
                 while not ear.heard:
