@@ -55,8 +55,8 @@ class Sizes:
     #: Sessions in 128 MB, and without a limit, and how long all stay.
     count: tuple[int, int]
     count_time: float
-    #: Subscribers before a storm, and how long it lasts.
-    storm: tuple[int, float]
+    #: Subscribers before a storm, how long it lasts, and how often there are both.
+    storm: tuple[int, float, int]
     packets: packets.Effort
     #: All rows of L2TP and PPTP.
     whole: bool
@@ -75,7 +75,7 @@ FULL = Sizes(
     leak=(growth.WARM, growth.WORN),
     count=(count.SMALL, count.LARGE),
     count_time=45.0,
-    storm=(1000, 8.0),
+    storm=(1000, 8.0, 3),
     packets=packets.Effort(
         many=10_000, pairs=7, kernel_time=0.25, user_time=0.5, delivered=1_000_000, encrypted=1_000_000
     ),
@@ -94,7 +94,7 @@ QUICK = Sizes(
     leak=(500, 1500),
     count=(500, 500),
     count_time=1.0,
-    storm=(300, 2.0),
+    storm=(300, 2.0, 1),
     packets=packets.Effort(
         many=1000, pairs=2, kernel_time=0.1, user_time=0.2, delivered=200_000, encrypted=50_000
     ),

@@ -7,6 +7,7 @@ nothing: it has one part of some, and npppysim the whole of another core.
 from __future__ import annotations
 
 import contextlib
+import statistics
 import subprocess
 import sys
 import time
@@ -77,25 +78,52 @@ def _slowed() -> Iterator[None]:
         yield
 
 
-def measure(carrier: Carrier, calm: int, seconds: float, *, own: bool = False) -> Iterator[Figure]:
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What could be served, what was served in a storm, and how many sessions went that nobody had ended."""
+
+    calm: _Rate
+    storm: _Rate
+    lost: int
+
+
+def measure(carrier: Carrier, calm: int, seconds: float, pairs: int, *, own: bool = False) -> Iterator[Figure]:
     """*calm*: subscribers by which it is found out how many a second can be served; *seconds*: of the storm.
 
-    *own*: each has a tunnel of its own.
+    All that *pairs* times.  *own*: each has a tunnel of its own.
     """
-    name = f"storm.{carrier.name}" + ".tunnels" * own
-    with Lab(carrier) as lab:
-        yield from _measure(lab, name, LOCAL, calm, seconds, own)
+    found = []
+    for _ in range(pairs):
+        with Lab(carrier) as lab:
+            found.append(_pair(lab, LOCAL, calm, seconds, own))
+    yield from _figures(f"storm.{carrier.name}" + ".tunnels" * own, found)
 
 
-def radius(calm: int, seconds: float) -> Iterator[Figure]:
+def radius(calm: int, seconds: float, pairs: int) -> Iterator[Figure]:
     """The same by PPPoE, with logins and accounts by FreeRADIUS."""
-    with RadiusLab(PPPOE) as lab:
-        # Not where npppysim would take it the time that it needs.
-        lab.freeradius(MOST, core=OURS)
-        yield from _measure(lab, "storm.radius", ACCOUNTS, calm, seconds, False)
+    found = []
+    for _ in range(pairs):
+        with RadiusLab(PPPOE) as lab:
+            # Not where npppysim would take it the time that it needs.
+            lab.freeradius(MOST, core=OURS)
+            found.append(_pair(lab, ACCOUNTS, calm, seconds, False))
+    yield from _figures("storm.radius", found)
 
 
-def _measure(lab: Lab, name: str, realm: str, calm: int, seconds: float, own: bool) -> Iterator[Figure]:
+def _figures(name: str, pairs: list[_Pair]) -> Iterator[Figure]:
+    ratio = statistics.median(pair.storm.wall / pair.calm.wall for pair in pairs)
+    yield Figure(name=name, value=ratio, unit="of capacity", target=LEFT, better="higher")
+    calm, storm = [pair.calm for pair in pairs], [pair.storm for pair in pairs]
+    walls = statistics.median(rate.wall for rate in storm), statistics.median(rate.wall for rate in calm)
+    yield Figure(name=f"{name}.wall", value=walls[0], unit="set-ups/s", better="higher", baseline=walls[1])
+    cores = statistics.median(rate.core for rate in storm), statistics.median(rate.core for rate in calm)
+    unit = "set-ups/s of a core"
+    yield Figure(name=f"{name}.core", value=cores[0], unit=unit, better="higher", baseline=cores[1])
+    lost = sum(pair.lost for pair in pairs)
+    yield Figure(name=f"{name}.lost", value=lost, unit="sessions", target=0, better="lower")
+
+
+def _pair(lab: Lab, realm: str, calm: int, seconds: float, own: bool) -> _Pair:
     users = 0 if realm == ACCOUNTS else MOST
     daemon = lab.npppyd(users=users, method=METHOD, keepalive=KEEPALIVE, retry=RETRY, realm=realm)
 
@@ -135,13 +163,7 @@ def _measure(lab: Lab, name: str, realm: str, calm: int, seconds: float, own: bo
         *_, of_storm = storm.end(strict=False)
         if of_storm["tried"] < LEFT * wanted:
             raise BenchError(f"npppysim cannot dial {rate:.0f} subscribers a second")
-    lost = sum(_lost(of_before).values()) + sum(_lost(of_storm).values())
-    ratio = found.wall / capacity.wall
-    yield Figure(name=name, value=ratio, unit="of capacity", target=LEFT, better="higher")
-    yield Figure(name=f"{name}.wall", value=found.wall, unit="set-ups/s", better="higher", baseline=capacity.wall)
-    unit = "set-ups/s of a core"
-    yield Figure(name=f"{name}.core", value=found.core, unit=unit, better="higher", baseline=capacity.core)
-    yield Figure(name=f"{name}.lost", value=lost, unit="sessions", target=0, better="lower")
+    return _Pair(capacity, found, sum(_lost(of_before).values()) + sum(_lost(of_storm).values()))
 
 
 def _up(daemon: Npppyd, subscribers: Subscribers) -> int:

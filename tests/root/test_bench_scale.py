@@ -140,7 +140,7 @@ def test_storm(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storm, "FACTOR", 2)
     monkeypatch.setattr(storm, "MOST", 2000)
     carrier = CARRIERS.get(kind)
-    found = storm.measure(carrier, 300, 0.3, own=kind == "l2tp") if carrier else storm.radius(300, 0.3)
+    found = storm.measure(carrier, 300, 0.3, 1, own=kind == "l2tp") if carrier else storm.radius(300, 0.3, 1)
     figures = {it.name: it for it in found}
     name = f"storm.{kind}" + ".tunnels" * (kind == "l2tp")
     assert figures.keys() == {name, f"{name}.wall", f"{name}.core", f"{name}.lost"}
@@ -151,11 +151,18 @@ def test_storm(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures[f"{name}.lost"].value == 0
 
 
+def test_storms_are_medians_of_pairs() -> None:
+    rates = [(100, 90), (200, 100), (150, 120)]
+    pairs = [storm._Pair(storm._Rate(calm * 20, calm), storm._Rate(wild * 20, wild), 1) for calm, wild in rates]
+    figures = {it.name: (it.value, it.baseline) for it in storm._figures("it", pairs)}
+    assert figures == {"it": (0.8, None), "it.wall": (100, 150), "it.core": (2000, 3000), "it.lost": (3, None)}
+
+
 def test_figures_as_json(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     command = [sys.executable, "-m", "bench", "--quick", "--json", "--results", str(results)]
     command += ["--carrier", "l2tp", "--sessions", "5", "setup", "ctl"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     assert told.keys() == {"machine", "commit", "quick", "seconds", "failed", "figures"}
