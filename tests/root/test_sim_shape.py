@@ -218,7 +218,8 @@ def test_churn(lab: Lab, workers: str) -> None:
     facts = lines(simulator)[-1]
     assert 130 < facts["churned"] < 270
     assert facts["held"] + facts["away"] == SESSIONS
-    assert facts["tried"] == SESSIONS + facts["churned"]
+    # At the end some may not have gone yet, and so do not dial again.
+    assert facts["churned"] - facts["away"] <= facts["tried"] - SESSIONS <= facts["churned"]
     assert not facts["lost"]
     assert not facts["failed"]
     assert set(events(simulator, "up")) == set(range(1, SESSIONS + 1))
