@@ -27,6 +27,8 @@ SLOWLY = 300.0
 #: How many times the capacity comes, and what of the capacity there must be then.
 FACTOR, LEFT = 10, 0.9
 METHOD = "chap"
+#: Those that are dialled at a time to see how many can be served: always enough, and none waits so long that it asks again.
+WINDOW = 32
 #: Seconds between the echoes of a session, and between those that are not answered: three, and it is given up.
 KEEPALIVE, RETRY = 10, 1
 #: Seconds after which a storm is one.
@@ -137,7 +139,7 @@ def _pair(lab: Lab, realm: str, calm: int, seconds: float, own: bool) -> _Pair:
         return lab.dial(daemon, count, METHOD, *lab.carrier.tunnels(count if own else FEW), *addresses, *options)
 
     with _slowed():
-        before = dial(calm)
+        before = dial(calm, "--window", str(WINDOW))
         until(lambda: _up(daemon, before) >= calm // 10, "the first sessions are up", SLOWLY)
         watch = _Watch(daemon)
         until(lambda: _up(daemon, before) >= calm - calm // 10, "nearly all sessions are up", SLOWLY)
