@@ -27,7 +27,7 @@ SLOWLY = 300.0
 #: How many times the capacity comes, and what of the capacity there must be then.
 FACTOR, LEFT = 10, 0.9
 METHOD = "chap"
-#: Those that are dialled at a time to see how many can be served: always enough, and none waits so long that it asks again.
+#: Those that are dialled at a time to see how many can be served: always enough, and none waits until it asks again.
 WINDOW = 32
 #: Seconds between the echoes of a session, and between those that are not answered: three, and it is given up.
 KEEPALIVE, RETRY = 10, 1
