@@ -55,7 +55,7 @@ class Sizes:
     #: Sessions in 128 MB, and without a limit, and how long all stay.
     count: tuple[int, int]
     count_time: float
-    #: Subscribers before a storm, how long it lasts, and how often there are both.
+    #: Sessions before a storm, how long it lasts, and how often there are both.
     storm: tuple[int, float, int]
     packets: packets.Effort
     #: All rows of L2TP and PPTP.

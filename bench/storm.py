@@ -90,9 +90,9 @@ class _Pair:
 
 
 def measure(carrier: Carrier, calm: int, seconds: float, pairs: int, *, own: bool = False) -> Iterator[Figure]:
-    """*calm*: subscribers by which it is found out how many a second can be served; *seconds*: of the storm.
+    """*calm*: subscribers of before; by half as many it is found out how many a second can be served.
 
-    All that *pairs* times.  *own*: each has a tunnel of its own.
+    *seconds*: of the storm.  All that *pairs* times.  *own*: each has a tunnel of its own.
     """
     found = []
     for _ in range(pairs):
@@ -138,13 +138,19 @@ def _pair(lab: Lab, realm: str, calm: int, seconds: float, own: bool) -> _Pair:
     def dial(count: int, *options: str) -> Subscribers:
         return lab.dial(daemon, count, METHOD, *lab.carrier.tunnels(count if own else FEW), *addresses, *options)
 
+    before = dial(calm)
+    until(lambda: _up(daemon, before) >= calm, "the first sessions are up", SLOWLY)
+    # They have echoes from now on, as in the storm.
+    _go_on(daemon, before, KEEPALIVE)
     with _slowed():
-        before = dial(calm, "--window", str(WINDOW))
-        until(lambda: _up(daemon, before) >= calm // 10, "the first sessions are up", SLOWLY)
+        few = calm // 2
+        more = dial(few, "--window", str(WINDOW))
+        until(lambda: _up(daemon, more) >= calm + few // 10, "the next sessions come up", SLOWLY)
         watch = _Watch(daemon)
-        until(lambda: _up(daemon, before) >= calm - calm // 10, "nearly all sessions are up", SLOWLY)
+        until(lambda: _up(daemon, more) >= calm + few - few // 10, "nearly all sessions are up", SLOWLY)
         capacity = watch.rate()
-        until(lambda: _up(daemon, before) >= calm, "all sessions are up", SLOWLY)
+        calm += few
+        until(lambda: _up(daemon, more) >= calm, "all sessions are up", SLOWLY)
 
         rate = FACTOR * capacity.wall
         # It goes on until it has been found out what npppysim could.
@@ -160,12 +166,12 @@ def _pair(lab: Lab, realm: str, calm: int, seconds: float, own: bool) -> _Pair:
         _go_on(daemon, storm, seconds)
         found = watch.rate()
         _go_on(daemon, storm, GIVEN_UP)
-        *_, of_before = before.end(strict=False)
         wanted = min(rate * (time.monotonic() - began), count)
         *_, of_storm = storm.end(strict=False)
+        reports = [of_storm, *(those.end(strict=False)[-1] for those in (before, more))]
         if of_storm["tried"] < LEFT * wanted:
             raise BenchError(f"npppysim cannot dial {rate:.0f} subscribers a second")
-    return _Pair(capacity, found, sum(_lost(of_before).values()) + sum(_lost(of_storm).values()))
+    return _Pair(capacity, found, sum(sum(_lost(report).values()) for report in reports))
 
 
 def _up(daemon: Npppyd, subscribers: Subscribers) -> int:
