@@ -402,8 +402,9 @@ def show(demo: Demo) -> None:
 
     step(f"Each subscriber pings the host beyond, {BEYOND}")
     for user, address in addresses.items():
+        # With -w it waits for all answers, and not for the last one just as long as it waits between two.
         told = run(
-            *("ip", "netns", "exec", demo.sub, "ping", "-n", "-q", "-c", "3", "-i", "0.05", "-W", "2"),
+            *("ip", "netns", "exec", demo.sub, "ping", "-n", "-q", "-c", "3", "-i", "0.05", "-w", "5"),
             *("-I", address, BEYOND),
         )
         check("3 received" in told, f"{user} reaches {BEYOND}")
