@@ -208,7 +208,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (all)")
     alone = "that alone; setup, rest, leak, storm and pipex know of others than pppoe"
     parser.add_argument("--carrier", choices=tuple(CARRIERS), help=alone)
-    parser.add_argument("--quick", action="store_true", help="less of everything: three minutes")
+    parser.add_argument("--quick", action="store_true", help="less of everything: about three minutes")
     parser.add_argument("--sessions", type=int, metavar="N", help="so many in parts setup, radius, pipex and blocks")
     parser.add_argument("--pairs", type=int, metavar="N", help="so many pairs of runs in parts pipex, blocks and tcp")
     parser.add_argument("--json", action="store_true", help="all figures as one JSON object, instead of the table")
