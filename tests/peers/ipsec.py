@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.peers.l2tp_lab import LNS, L2tpLab, Xl2tpd
-from tests.peers.lab import PATIENCE, Program, inside, run, until, veth
+from tests.peers.lab import PATIENCE, Program, inside, run, until, veth, written
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "ipsec"
 
@@ -103,8 +103,7 @@ class Charon(Program):
 
     @property
     def log(self) -> str:
-        log = self.where / "charon.log"
-        return super().log + (log.read_text(errors="replace") if log.exists() else "")
+        return super().log + written(self.where / "charon.log")
 
     def swanctl(self, *words: str) -> str:
         argv = ["swanctl", *words, "--uri", f"unix://{self.where}/vici"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.peers.lab import MODES, Lab, Program, until
+from tests.peers.lab import MODES, Lab, Program, until, written
 
 #: The concentrator's addresses on eth1, and the subscriber's.
 LNS, LAC = "198.51.100.1", "198.51.100.2"
@@ -68,8 +68,7 @@ class Xl2tpd(Program):
 
     @property
     def ppp_log(self) -> str:
-        log = self.where / "ppp.log"
-        return log.read_text(errors="replace") if log.exists() else ""
+        return written(self.where / "ppp.log")
 
     def ppp_says(self, pattern: str, times: int = 1) -> re.Match[str]:
         """Wait until pppd's log has *pattern*, so many times; returns the last of them."""

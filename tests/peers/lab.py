@@ -119,6 +119,15 @@ def until(condition: Callable[[], T], what: str) -> T:
     return result
 
 
+def written(log: Path) -> str:
+    """The whole lines of a file to which something writes; none while it does not exist.
+
+    A write that crosses a page is seen up to there before its end is.
+    """
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return text[: text.rfind("\n") + 1]
+
+
 class Process(Protocol):
     """What a test needs of subprocess.Popen."""
 
@@ -166,7 +175,12 @@ class Program:
 
     @property
     def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        return written(self._log) if self.running else self._log.read_text(errors="replace")
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """What it wrote as JSON, an object a line."""
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
 
     @property
     def running(self) -> bool:

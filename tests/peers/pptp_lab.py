@@ -25,7 +25,7 @@ from typing import Any
 
 from npppy.ppp.proto import COMPRESSED
 from tests.peers.encrypted import UNREADABLE, Frame, Tap, raw
-from tests.peers.lab import MODES, Lab, Pppd, run, until
+from tests.peers.lab import MODES, Lab, Pppd, run, until, written
 
 #: The concentrator's address on eth1, and the subscriber's.
 PNS, PAC = "198.51.100.1", "198.51.100.2"
@@ -99,7 +99,7 @@ class PptpLab(Lab):
 
     @property
     def syslog(self) -> str:
-        return self._syslog.read_text(errors="replace")
+        return written(self._syslog)
 
     def logs(self) -> Iterator[tuple[str, str]]:
         yield from super().logs()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 import shutil
 import signal
@@ -22,7 +21,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from tests.peers.lab import MODES, PATIENCE, UPLINK, WORLD, Lab, Program, inside, run, until
+from tests.peers.lab import MODES, PATIENCE, UPLINK, WORLD, Lab, Program, inside, run, until, written
 from tests.radius import fake
 
 CONF = Path(__file__).parents[2] / "conf" / "freeradius"
@@ -104,7 +103,7 @@ class FreeRadius:
 
     @property
     def log(self) -> str:
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+        return written(self._log)
 
     def _serves(self) -> bool:
         assert self.process is not None
@@ -385,12 +384,8 @@ class Sim(Program):
     """npppysim with --events --report json."""
 
     @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
-
-    @property
     def ups(self) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line.get("event") == "up"]
+        return [line for line in self.objects if line.get("event") == "up"]
 
     def up(self, count: int = 1) -> list[dict[str, Any]]:
         """Wait until so many are up."""
@@ -408,7 +403,7 @@ class Sim(Program):
     def summary(self) -> dict[str, Any]:
         """What it says in the end."""
         self.exits()
-        return self.lines[-1]
+        return self.objects[-1]
 
     def refused(self) -> dict[str, int]:
         """It ends, and none came up; why, as it sees it, and how often."""

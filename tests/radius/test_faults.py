@@ -226,7 +226,7 @@ def outcomes(faulty: tuple[RadiusLab, FakeServer]) -> dict[str, str]:
 
     one.manner = answer
     sim = lab.simulate("pppoe", "--sessions", str(len(NAMES)), "--user", "user{n}", "--hold", "inf", auth="pap")
-    until(lambda: sum(line.get("event") in ("up", "down") for line in sim.lines) == len(NAMES), "all have an answer")
+    until(lambda: sum(line.get("event") in ("up", "down") for line in sim.objects) == len(NAMES), "all have an answer")
     found = {NAMES[line["number"] - 1]: line["address"] for line in sim.ups}
     sim.stop()
     until(lambda: not lab.sessions(), "all have gone")

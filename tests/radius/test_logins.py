@@ -230,7 +230,7 @@ def test_dynamic_authorization(lab: RadiusLab, carrier: str) -> None:
     account = closed(radius, "alice")
     assert account["acctterminatecause"] == "Admin-Reset"
     assert account["acctsessionid"] == session["acct_session_id"]
-    until(lambda: any(line.get("event") == "down" for line in sim.lines), "the user is told")
+    until(lambda: any(line.get("event") == "down" for line in sim.objects), "the user is told")
 
 
 def test_dynamic_authorization_is_for_those_who_may(lab: RadiusLab) -> None:

@@ -47,7 +47,7 @@ def test_no_address_is_given_twice(lab: RadiusLab, second: RadiusLab, radius: Fr
 
     def settled() -> bool:
         """All have had their answer, not just those that were the first to dial."""
-        answered = all(len({line["number"] for line in sim.lines if "number" in line}) == 30 for sim in sims)
+        answered = all(len({line["number"] for line in sim.objects if "number" in line}) == 30 for sim in sims)
         half_open = any(one.status()["half_open"] for one in labs)
         return answered and not half_open and sum(len(one.sessions()) for one in labs) == 40
 

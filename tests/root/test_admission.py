@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -12,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -136,10 +134,6 @@ def simulate(lab: Lab, first: int, sessions: int, *options: str) -> Program:
     return program
 
 
-def summary(program: Program) -> dict[str, Any]:
-    return json.loads(program.log.splitlines()[-1])
-
-
 def drops(lab: Lab) -> dict[str, int]:
     return lab.status()["drops"].get("eth1", {})
 
@@ -186,11 +180,11 @@ def test_a_storm_ends_no_session_and_stops_no_set_up(lab: Lab, hosts: Hosts) -> 
         hosts.listen()
         time.sleep(0.02)
     assert late.process.returncode == 0, late.log
-    assert summary(late)["up"] == 200
-    assert not summary(late)["failed"]
-    assert not summary(late)["lost"]
+    assert late.objects[-1]["up"] == 200
+    assert not late.objects[-1]["failed"]
+    assert not late.objects[-1]["lost"]
     assert early.stop(signal.SIGINT) == 0
-    assert not summary(early)["lost"]
+    assert not early.objects[-1]["lost"]
     assert lab.status()["closures"] > 0
     assert hosts.heard.count(Code.PADO) > 100
     until(lambda: not lab.status()["busy"], "the gates are open again")

@@ -24,7 +24,7 @@ from bench.peers.l2tpns import L2tpns
 from npppy.l2tp.codec import decode_data
 from tests.peers.l2tp_lab import LNS, L2tpLab
 from tests.peers.lab import WORLD, Program, inside, until
-from tests.root.test_sim_l2tp import lines, simulate, ups
+from tests.root.test_sim_l2tp import simulate, ups
 
 pytestmark = [
     pytest.mark.root,
@@ -200,7 +200,7 @@ def test_calls_that_it_forwards(lab: L2tpLab, method: str) -> None:
     # The subscribers end the others.
     simulator.send(signal.SIGINT)
     assert simulator.exits() == 0, simulator.log
-    *events, facts = lines(simulator)
+    *events, facts = simulator.objects
     ends = {event["user"]: event["reason"] for event in events if event["event"] == "down"}
     assert ends.pop("user2") == "terminated by the concentrator"
     assert ends == dict.fromkeys(("user1", "user3", "user4", "user5"), "done")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -11,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -85,10 +83,6 @@ def simulate(lab: Lab, sessions: int, *options: str) -> Program:
     return program
 
 
-def summary(program: Program) -> dict[str, Any]:
-    return json.loads(program.log.splitlines()[-1])
-
-
 @pytest.mark.parametrize("method", ["pap", "chap", "mschapv2"])
 def test_two_thousand_sessions(lab: Lab, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     lab.start(f"authentication-method {method}", ipcp=f"pool-address {POOL}", users=USERS)
@@ -112,7 +106,7 @@ def test_two_thousand_sessions(lab: Lab, method: str, capsys: pytest.CaptureFixt
     assert len(lab.ctl("session", "brief").splitlines()) == SESSIONS + 2
 
     assert simulator.stop(signal.SIGINT) == 0
-    facts = summary(simulator)
+    facts = simulator.objects[-1]
     assert facts["up"] == facts["pings"]["answered"] == SESSIONS
     assert not facts["lost"]
     assert not facts["malformed"]
@@ -128,7 +122,7 @@ def test_subscribers_that_do_not_say_goodbye(lab: Lab, way: str) -> None:
     holdings = Holdings(lab)
     simulator = simulate(lab, FEWER, "--auth", "chap", "--terminate", way)
     assert simulator.exits() == 0
-    assert summary(simulator)["up"] == FEWER
+    assert simulator.objects[-1]["up"] == FEWER
     holdings.same()
     cause = {"padt": "User-Request", "none": "Lost-Carrier"}[way]
     assert len(re.findall(rf"TUNNELUSAGE .* cause={cause} ", lab.daemon.log)) == FEWER
@@ -142,7 +136,7 @@ def test_all_are_cleared(lab: Lab) -> None:
     until(lambda: lab.status()["bound"] == FEWER and len(lab.sessions()) == FEWER, "all sessions are up")
     assert f"{FEWER} sessions" in lab.ctl("clear", "all")
     assert simulator.exits() == 0
-    assert sum(summary(simulator)["lost"].values()) == FEWER
+    assert sum(simulator.objects[-1]["lost"].values()) == FEWER
     holdings.same()
 
 
@@ -155,5 +149,5 @@ def test_many_reconnect_at_once(lab: Lab) -> None:
     first.kill()
     second = simulate(lab, FEWER, "--auth", "mschapv2", "--ping", OURS)
     assert second.exits() == 0, second.log
-    assert summary(second)["up"] == FEWER
+    assert second.objects[-1]["up"] == FEWER
     holdings.same()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -39,12 +38,8 @@ def simulate(lab: Lab, *options: str) -> Program:
     return program
 
 
-def lines(program: Program) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in program.log.splitlines() if line.startswith("{")]
-
-
 def ups(program: Program) -> list[dict[str, Any]]:
-    return [line for line in lines(program) if line.get("event") == "up"]
+    return [line for line in program.objects if line.get("event") == "up"]
 
 
 @pytest.mark.parametrize(
@@ -172,4 +167,4 @@ def test_it_hears_again_after_its_interface_went_down_and_up(lab: Lab) -> None:
     lab.ip(lab.sub, "link set sub0 up")
     until(lambda: "state UP" in run("ip", "-n", lab.sub, "link", "show", "sub0"), "the link is back")
     assert "disconnected 3 sessions" in lab.ctl("clear", "all")
-    until(lambda: sum(line.get("event") == "down" for line in lines(simulator)) == 3, "they were told")
+    until(lambda: sum(line.get("event") == "down" for line in simulator.objects) == 3, "they were told")

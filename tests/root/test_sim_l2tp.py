@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -50,18 +49,14 @@ def simulate(lab: L2tpLab, *options: str, server: str = LNS) -> Program:
     return program
 
 
-def lines(program: Program) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in program.log.splitlines() if line.startswith("{")]
-
-
 def ups(program: Program) -> list[dict[str, Any]]:
-    return [line for line in lines(program) if line.get("event") == "up"]
+    return [line for line in program.objects if line.get("event") == "up"]
 
 
 def all_good(simulator: Program, sessions: int, tunnels: int) -> dict[str, Any]:
     """All came up, pinged and went; returns the summary."""
     assert simulator.exits() == 0, simulator.log
-    facts = lines(simulator)[-1]
+    facts = simulator.objects[-1]
     assert facts["up"] == facts["pings"]["sent"] == facts["pings"]["answered"] == sessions
     assert not facts["lost"]
     assert not facts["malformed"]
@@ -197,7 +192,7 @@ def test_an_lns_that_ends_takes_the_calls_along(lab: L2tpLab) -> None:
     until(lambda: len(ups(simulator)) == 30, "all are up")
     lab.daemon.stop()
     assert simulator.exits() == 0
-    assert sum(lines(simulator)[-1]["lost"].values()) == 30
+    assert sum(simulator.objects[-1]["lost"].values()) == 30
 
 
 def test_the_second_signal_does_not_wait(lab: L2tpLab) -> None:

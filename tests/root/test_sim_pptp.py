@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -58,18 +57,14 @@ def simulate(lab: SimLab, *options: str, first: int = 1) -> Program:
     return program
 
 
-def lines(program: Program) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in program.log.splitlines() if line.startswith("{")]
-
-
 def ups(program: Program) -> list[dict[str, Any]]:
-    return [line for line in lines(program) if line.get("event") == "up"]
+    return [line for line in program.objects if line.get("event") == "up"]
 
 
 def all_good(simulator: Program, sessions: int, tunnels: int) -> dict[str, Any]:
     """All came up, pinged and went; returns the summary."""
     assert simulator.exits() == 0, simulator.log
-    facts = lines(simulator)[-1]
+    facts = simulator.objects[-1]
     assert facts["up"] == facts["pings"]["sent"] == facts["pings"]["answered"] == sessions
     assert not facts["lost"]
     assert not facts["malformed"]
@@ -149,7 +144,7 @@ def test_clients_behind_one_address(lab: SimLab) -> None:
     until(lambda: all(row["in_packets"] == 5 for row in lab.sessions()), "all have sent their pings")
     for simulator in simulators:
         assert simulator.stop(signal.SIGINT) == 0, simulator.log
-        facts = lines(simulator)[-1]
+        facts = simulator.objects[-1]
         assert facts["pings"]["answered"] == 200
         # Each sees what is for the others.
         assert set(facts["drops"]) <= {"session"}
@@ -198,7 +193,7 @@ def test_a_server_that_ends_takes_the_calls_along(lab: SimLab) -> None:
     until(lambda: len(ups(simulator)) == 30, "all are up")
     lab.daemon.stop()
     assert simulator.exits() == 0
-    assert sum(lines(simulator)[-1]["lost"].values()) == 30
+    assert sum(simulator.objects[-1]["lost"].values()) == 30
 
 
 def test_a_server_that_is_killed(lab: SimLab) -> None:
@@ -207,11 +202,11 @@ def test_a_server_that_is_killed(lab: SimLab) -> None:
     until(lambda: len(ups(simulator)) == 30, "all are up")
     lab.daemon.kill()
     assert simulator.exits() == 0
-    assert sum(lines(simulator)[-1]["lost"].values()) == 30
+    assert sum(simulator.objects[-1]["lost"].values()) == 30
 
 
 def test_nobody_is_there(lab: SimLab) -> None:
     lab.start(users=USERS)
     simulator = simulate(lab, "--sessions", "3", "--server", f"{SERVER}:1724")
     assert simulator.exits() == 1
-    assert lines(simulator)[-1]["failed"] == {"Connection refused": 3}
+    assert simulator.objects[-1]["failed"] == {"Connection refused": 3}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -11,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -80,13 +78,9 @@ def simulate(lab: Lab, *options: str) -> Program:
     return program
 
 
-def lines(program: Program) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in program.log.splitlines() if line.startswith("{")]
-
-
 def events(program: Program, kind: str) -> Counter[int]:
     """How many there were of each subscriber."""
-    return Counter(line["number"] for line in lines(program) if line.get("event") == kind)
+    return Counter(line["number"] for line in program.objects if line.get("event") == kind)
 
 
 def children(program: Program) -> list[int]:
@@ -118,7 +112,7 @@ def test_workers_share_a_load(lab: Lab) -> None:
     assert len(children(simulator)) == 3
     assert {row["username"] for row in lab.sessions()} == {f"user{n}" for n in range(1, SESSIONS + 1)}
     assert simulator.stop(signal.SIGINT) == 0, simulator.log
-    facts = lines(simulator)[-1]
+    facts = simulator.objects[-1]
     assert facts["up"] == facts["tried"] == facts["held"] == facts["pings"]["answered"] == SESSIONS
     assert not facts["lost"]
     # No process sees what is for the others.
@@ -137,7 +131,7 @@ def test_workers_hear_nothing_of_others(lab: Lab) -> None:
     until(lambda: len(events(first, "up")) == len(events(second, "up")) == 40, "all are up")
     for simulator in (first, second):
         assert simulator.stop() == 0
-        assert not lines(simulator)[-1]["drops"]
+        assert not simulator.objects[-1]["drops"]
 
 
 def test_a_signal_to_all_of_them_counts_once(lab: Lab) -> None:
@@ -215,7 +209,7 @@ def test_churn(lab: Lab, workers: str) -> None:
     ways = ("--churn-by", f"lcp,{call},none", "--terminate", call)
     simulator = simulate(lab, "--workers", workers, "--churn", "50/s", *ways, "--hold", "4")
     assert simulator.exits() == 0, simulator.log
-    facts = lines(simulator)[-1]
+    facts = simulator.objects[-1]
     assert 130 < facts["churned"] < 270
     assert facts["held"] + facts["away"] == SESSIONS
     # At the end some may not have gone yet, and so do not dial again.
@@ -232,7 +226,7 @@ def test_power_cuts(lab: Lab) -> None:
     start(lab, KEEPALIVE)
     simulator = simulate(lab, "--workers", "2", "--reconnect", "2", "--hold", "2", "--ping", OURS)
     assert simulator.exits() == 0, simulator.log
-    facts = lines(simulator)[-1]
+    facts = simulator.objects[-1]
     assert facts["tried"] == facts["up"] == facts["pings"]["answered"] == 3 * SESSIONS
     assert facts["held"] == SESSIONS
     assert [each["up"] for each in facts["reconnects"]] == [SESSIONS] * 2
@@ -255,7 +249,7 @@ def test_those_that_were_lost_dial_again(lab: Lab) -> None:
     until(lambda: events(simulator, "up").total() == 2 * SESSIONS, "all are up again")
     assert lab.status()["bound"] == SESSIONS
     assert simulator.stop() == 0
-    facts = lines(simulator)[-1]
+    facts = simulator.objects[-1]
     assert sum(facts["lost"].values()) == SESSIONS
     assert (facts["held"], facts["up"]) == (SESSIONS, 2 * SESSIONS)
     lab.empties()
@@ -273,7 +267,7 @@ def test_those_that_have_failed_dial_until_they_are_let_in(lab: Lab) -> None:
     lab.daemon.send(signal.SIGHUP)
     lab.daemon.says("reloaded", 2)
     assert simulator.exits() == 0, simulator.log
-    facts = lines(simulator)[-1]
+    facts = simulator.objects[-1]
     assert facts["held"] == SESSIONS
     assert facts["failed"].keys() == {"authentication failed"}
     assert facts["failed"]["authentication failed"] >= SESSIONS
@@ -286,7 +280,7 @@ def test_all_of_it_at_once_with_data(lab: Lab) -> None:
     more = ("--traffic", "100@2000", "--churn", "20/s", "--reconnect", "1", "--redial", "1", "--hold", "3")
     simulator = simulate(lab, "--workers", "2", *more)
     assert simulator.exits() == 0, simulator.log
-    facts = lines(simulator)[-1]
+    facts = simulator.objects[-1]
     assert facts["churned"] > 60
     assert facts["reconnects"][0]["up"] == SESSIONS
     traffic = facts["traffic"]

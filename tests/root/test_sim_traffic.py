@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -91,19 +90,15 @@ EVERY = pytest.mark.parametrize(
 PPPOE = pytest.mark.parametrize("site", [("pppoe", "ebpf")], indirect=True, ids="-".join)
 
 
-def lines(program: Program) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in program.log.splitlines() if line.startswith("{")]
-
-
 def addresses(program: Program) -> dict[int, int]:
     """Of the subscribers that are up, by number."""
-    return {line["number"]: int(IPv4Address(line["address"])) for line in lines(program) if line.get("event") == "up"}
+    return {line["number"]: int(IPv4Address(line["address"])) for line in program.objects if line.get("event") == "up"}
 
 
 def outcome(program: Program, status: int) -> dict[str, Any]:
     """What came of the traffic, with the program's *status*."""
     assert program.exits() == status, program.log
-    found: dict[str, Any] = lines(program)[-1]["traffic"]
+    found: dict[str, Any] = program.objects[-1]["traffic"]
     assert found["sent"] == found["received"] + found["lost"] + found["cut"]
     return found
 
@@ -141,7 +136,7 @@ def comes_back(site: Site, *target: str) -> None:
 def test_packets_that_sessions_cannot_carry(site: Site) -> None:
     program = site.simulate("--sessions", "3", "--mru", "1400", "--traffic", "1401@100", "--hold", "1")
     assert program.exits() == 1
-    found = lines(program)[-1]["traffic"]
+    found = program.objects[-1]["traffic"]
     assert (found["sent"], found["unable"]) == (0, {"packets have 1400 octets": 3})
 
 
@@ -193,7 +188,7 @@ def test_sessions_that_come_and_go_lose_nothing(site: Site, workers: str) -> Non
         *options, "--traffic", "100@500", "--churn", "20", "--churn-by", "lcp", "--hold", "4", "--workers", workers
     )
     found = outcome(program, 0)
-    assert lines(program)[-1]["churned"] > 30
+    assert program.objects[-1]["churned"] > 30
     assert found["sessions"] > 70
     assert found["received"] + found["cut"] == found["sent"]
     assert found["sent"] + found["behind"] > 1500
