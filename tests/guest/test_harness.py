@@ -109,7 +109,7 @@ class TestInTheGuest:
         assert connected.returncode == 0, log.read_text()
         try:
             assert "10.1.0.10 peer 10.1.0.1/32" in _ip("-n", "client", "address", "show", "dev", "ppp0")
-            ping = ["ip", "netns", "exec", "client", "ping", "-c", "3", "-i", "0.2", "-W", "5", "10.1.0.1"]
+            ping = ["ip", "netns", "exec", "client", "ping", "-c", "3", "-i", "0.2", "-w", "20", "10.1.0.1"]
             subprocess.run(ping, check=True)
         finally:
             os.kill(int(Path("/run/ppp0.pid").read_text()), signal.SIGTERM)

@@ -520,7 +520,8 @@ class Lab:
 
     def ping(self, namespace: str, address: str, *options: str, count: int = 1) -> str:
         """Ping, which must be answered each time."""
-        done = self.try_ping(namespace, address, *options, count=count)
+        # Without -w it waits for the last answer, once it has one, for no longer than between two.
+        done = self.try_ping(namespace, address, "-w", "20", *options, count=count)
         assert f" {count} received" in done, done
         return done
 

@@ -53,7 +53,7 @@ def sessions(family: str = "ip") -> set[tuple[Any, ...]]:
 
 
 async def settled(family: str, expected: set[tuple[Any, ...]]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (found := sessions(family)) != expected:
         assert time.monotonic() < deadline, found
         await asyncio.sleep(0.02)
