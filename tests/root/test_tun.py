@@ -42,7 +42,8 @@ def run(request: pytest.FixtureRequest) -> Run:
 def sh(command: str, *, check: bool = True) -> str:
     done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout + done.stderr
+    # Of what succeeds ip(8) may have a warning, as that a namespace is just gone.
+    return done.stdout if check else done.stdout + done.stderr
 
 
 def interface(name: str = "tun0") -> Interface:
