@@ -90,11 +90,10 @@ class Room:
         self._taken, self._since, self._busy = 0, now, False
         self._set(FIRST)
 
-    def took(self, count: int, now: float) -> bool:
-        """So many have been read; returns whether some may have been dropped since this was last called."""
-        shut = self._closures != self._admission.closures
+    def took(self, count: int, now: float) -> None:
+        """So many have been read."""
+        self._busy |= self._closures != self._admission.closures
         self._closures = self._admission.closures
-        self._busy |= shut
         self._taken += count
         if now >= self._since + 1.0:
             # A longer time had idle parts, which say nothing.
@@ -102,7 +101,6 @@ class Room:
                 rate = self._taken / (now - self._since)
                 self._set(max(LEAST, self._count // 2, min(int(rate * PATIENCE), MOST)))
             self._taken, self._since, self._busy = 0, now, False
-        return shut
 
     def _set(self, count: int) -> None:
         if count == self._count:

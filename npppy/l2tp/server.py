@@ -164,11 +164,11 @@ class _Listener:
         now = self._clock()
         taken = self._take(self._begin, count, now)
         self._engine.flush(now)
-        if self._room.took(taken, now):
-            dropped = _MEMINFO.unpack(self._begin.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[-1]
-            if dropped != self._dropped:
-                self.service.drops["busy"] += (dropped - self._dropped) & 0xFFFFFFFF
-                self._dropped = dropped
+        self._room.took(taken, now)
+        dropped = _MEMINFO.unpack(self._begin.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[-1]
+        if dropped != self._dropped:
+            self.service.drops["busy"] += (dropped - self._dropped) & 0xFFFFFFFF
+            self._dropped = dropped
         return taken
 
     def _take(self, sock: socket.socket, count: int, now: float) -> int:

@@ -206,12 +206,11 @@ class _Listener:
             pass
         except OSError as error:
             log.debug("pppoe port=%s Receive failed: %s", self.port, error.strerror)
-        if self._room.took(taken, now):
-            statistics = self._begin.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
-            # Since they were last asked for.
-            lost = _STATISTICS.unpack(statistics)[1]
-            if lost:
-                self._access.drops["busy"] += lost
+        self._room.took(taken, now)
+        # Since they were last asked for.
+        _, lost = _STATISTICS.unpack(self._begin.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))
+        if lost:
+            self._access.drops["busy"] += lost
         return taken
 
     def transmit(self, frame: bytes) -> None:

@@ -385,8 +385,8 @@ def test_a_login_anew(lab: RadiusLab, again: str) -> None:
 
 
 def test_five_thousand_logins_at_once(lab: RadiusLab) -> None:
-    """A server that takes 200 ms is asked by as many as it may be; all come up, and each has a Start and a Stop."""
-    one = lab.fake(slowly(0.2, fake.addresses("10.66.0.1")), port=AUTH)
+    """A server that takes a second is asked by as many as it may be; all come up, and each has a Start and a Stop."""
+    one = lab.fake(slowly(1.0, fake.addresses("10.66.0.1")), port=AUTH)
     acct = lab.fake(slowly(0.05, accept()), port=ACCT)
     lab.serve(
         auth=server(port=AUTH, more="timeout 30\nmax-tries 2\nmax-outstanding 2000"),
@@ -406,7 +406,7 @@ def test_five_thousand_logins_at_once(lab: RadiusLab) -> None:
     # Nobody was asked about twice: none was lost, and none was waited for in vain.
     assert len({request.text(ACCT_SESSION_ID) for request in asked}) == len(asked) == count
     # More identifiers than a source port has were in use, and the bound was kept.
-    moments = sorted([(request.when, 1) for request in asked] + [(request.when + 0.2, -1) for request in asked])
+    moments = sorted([(request.when, 1) for request in asked] + [(request.when + 1.0, -1) for request in asked])
     most = under_way = 0
     for _, step in moments:
         under_way += step

@@ -536,6 +536,21 @@ def test_hosts_wait_while_others_are_served(
         runner.run(story())
 
 
+async def test_what_is_lost_while_we_have_no_time_is_counted(netns: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though gates are never shut."""
+    monkeypatch.setattr("npppy.entrance.FIRST", 300)
+    make_link()
+    lab, peer = Lab(listening((OURS4[0], 1701), half_open_peer_limit=5000)), Peer(PEER4, OURS4[0])
+    count = 1000
+    for number in range(count):
+        peer.ns = 0
+        peer.say(Type.SCCRQ, (Attr.HOST_NAME, b"lac"), (Attr.ASSIGNED_TUNNEL_ID, u16(1 + number)))
+    await lab.until(lambda: len(lab.server.engine.tunnels) + lab.drops()["busy"] == count)
+    assert lab.drops()["busy"] > 100
+    assert not lab.admission.closures
+    lab.server.close()
+
+
 async def test_nobody_else_shares_the_place(netns: None) -> None:
     make_link()
     lab = Lab(listening((OURS4[0], 1701)))

@@ -403,6 +403,23 @@ def test_hosts_wait_while_others_are_served(
         runner.run(story())
 
 
+async def test_what_is_lost_while_we_have_no_time_is_counted(netns: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though gates are never shut."""
+    monkeypatch.setattr("npppy.entrance.FIRST", 300)
+    lab = Lab()
+    count = 1000
+    for number in range(count):
+        lab.cpe.send(lab.padi(number.to_bytes(2, "big")))
+    (drops,) = lab.server.engine.drops.values()
+    heard = 0
+    while heard + drops["busy"] < count:
+        assert (await lab.hear_discovery()).code == Code.PADO
+        heard += 1
+    assert drops["busy"] > 100
+    assert not lab.admission.closures
+    lab.close()
+
+
 async def test_short_frames_are_counted_though_they_have_no_code(netns: None) -> None:
     lab = Lab()
     lab.cpe.send(ACCESS + HOST + b"\x88\x63\x11")

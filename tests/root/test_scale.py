@@ -54,6 +54,8 @@ class Holdings:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        # npppyd has started, but the routes of its pools are made in the next turns.
+        until(lambda: str(POOL) in self._look()[1], "all routes are there")
         self.before = self._look()
 
     def _look(self) -> tuple[list[str], str]:
