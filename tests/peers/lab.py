@@ -520,8 +520,10 @@ class Lab:
 
     def ping(self, namespace: str, address: str, *options: str, count: int = 1) -> str:
         """Ping, which must be answered each time."""
-        # Without -w it waits for the last answer, once it has one, for no longer than between two.
-        done = self.try_ping(namespace, address, "-w", "20", *options, count=count)
+        # Without -w it waits for the last answer, once it has one, for no longer than between two.  With it, it sends
+        # more meanwhile.
+        patient = () if count == 1 else ("-w", "20")
+        done = self.try_ping(namespace, address, *patient, *options, count=count)
         assert f" {count} received" in done, done
         return done
 
@@ -554,14 +556,22 @@ class Lab:
         listener.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, 1)
         return listener
 
-    def connect(self, namespace: str, address: str, listener: socket.socket) -> tuple[socket.socket, socket.socket]:
-        """Both ends of a connection from *namespace*: the caller's, the listener's."""
+    def connect(
+        self, namespace: str, address: str, listener: socket.socket, first: bytes = b""
+    ) -> tuple[socket.socket, socket.socket]:
+        """Both ends of a connection from *namespace*: the caller's, the listener's.
+
+        The listener may only see it with the *first* octets that the caller sends.
+        """
         with inside(namespace):
             caller = self._sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         caller.settimeout(PATIENCE)
         caller.connect((address, listener.getsockname()[1]))
+        caller.sendall(first)
         called = self._sockets.enter_context(listener.accept()[0])
         called.settimeout(PATIENCE)
+        if first:
+            assert called.recv(len(first), socket.MSG_WAITALL) == first
         return caller, called
 
     def finally_(self, callback: Callable[[], None]) -> None:

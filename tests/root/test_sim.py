@@ -82,7 +82,7 @@ def test_tun_devices(lab: Lab) -> None:
     simulator = simulate(lab, "--sessions", "3", "--tun", "--hold", "inf")
     until(lambda: len(ups(simulator)) == 3, "three are up")
     for line in ups(simulator):
-        assert " 0% packet loss" in lab.ping(lab.sub, WORLD, "-I", line["address"])
+        lab.ping(lab.sub, WORLD, "-I", line["address"])
         assert lab.has_link(lab.sub, f"sim{line['number']}")
     counters = {row["address"]: (row["in_packets"], row["out_packets"]) for row in lab.sessions()}
     assert set(counters.values()) == {(1, 1)}

@@ -277,16 +277,16 @@ def test_those_that_have_failed_dial_until_they_are_let_in(lab: Lab) -> None:
 @EVERY
 def test_all_of_it_at_once_with_data(lab: Lab) -> None:
     start(lab, KEEPALIVE)
-    more = ("--traffic", "100@2000", "--churn", "20/s", "--reconnect", "1", "--redial", "1", "--hold", "3")
+    more = ("--traffic", "100@500", "--churn", "20/s", "--reconnect", "1", "--redial", "1", "--hold", "3")
     simulator = simulate(lab, "--workers", "2", *more)
     assert simulator.exits() == 0, simulator.log
     facts = simulator.objects[-1]
     assert facts["churned"] > 60
     assert facts["reconnects"][0]["up"] == SESSIONS
     traffic = facts["traffic"]
-    # 2,000 a second for 3 seconds and more, but for those that a busy machine was too late for.
-    assert traffic["sent"] + traffic["behind"] > 8000
-    assert traffic["sent"] > 800
+    # 500 a second for 3 seconds and more, but for those that a busy machine was too late for.
+    assert traffic["sent"] + traffic["behind"] > 2000
+    assert traffic["sent"] > 200
     assert traffic["sent"] == traffic["received"] + traffic["cut"]
     assert not traffic["wrong"]
     assert not traffic["corrupt"]
