@@ -156,6 +156,12 @@ def test_refused_program(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_a_load_is_not_talkative(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "npppy.bpf")
+    with Object(OBJECT):
+        assert len(caplog.messages) < 10
+
+
 def test_closed(loaded: Object) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     with Object(OBJECT) as other:

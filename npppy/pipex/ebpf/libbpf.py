@@ -173,15 +173,15 @@ _format, _free = _vasprintf()
 
 def _print(level: int, text: int, arguments: int) -> int:
     """libbpf's printer.  A va_list is a pointer as far as a caller sees, on all that Linux runs on with BPF."""
-    if level == _DEBUG and not log.isEnabledFor(logging.DEBUG):
+    if level == _DEBUG:
+        # Each relocation: some two thousand lines a load, for whoever debugs libbpf.
         return 0
     out = ctypes.c_void_p()
     if _format(ctypes.byref(out), text, arguments) < 0 or out.value is None:
         return 0
     message = ctypes.string_at(out.value).decode(errors="replace").rstrip()
     _free(out)
-    if level != _DEBUG:
-        _printed.append(message)
+    _printed.append(message)
     log.debug("%s", message.removeprefix("libbpf: "))
     return 0
 
