@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from npppy.pipex.ebpf import probe
+from npppy.pipex.ebpf import maps, probe
 from npppy.pipex.ebpf.attach import ForeignError, attach_xdp, detach_xdp
 from npppy.pipex.ebpf.backend import EbpfBackend
 from npppy.pipex.ebpf.layout import U32
@@ -295,18 +295,32 @@ class TestProbe:
         assert caplog.messages[-1] == "pipex: back end ebpf, up to 10 sessions"
         backend.close()
 
-    def test_why_not(self, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert probe.why_not(str(tmp_path / "none.o")) == f"{tmp_path}/none.o is not there"
-        (tmp_path / "bad.o").write_bytes(b"not an object")
-        assert probe.why_not(str(tmp_path / "bad.o")).startswith(f"cannot open the BPF object {tmp_path}/bad.o: ")
-        before = links()
+    def test_why_not(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        before, files = links(), os.listdir("/proc/self/fd")
 
         def fail(*_: Any) -> None:
-            raise BpfError("attach program pipex_core to npxprobe1", errno.EOPNOTSUPP)
+            raise BpfError("attach program pipex_probe to npxprobe1", errno.EOPNOTSUPP)
 
         monkeypatch.setattr(probe, "attach_xdp", fail)
-        assert probe.why_not() == "cannot attach program pipex_core to npxprobe1: Operation not supported"
-        assert links() == before
+        assert probe.why_not() == "cannot attach program pipex_probe to npxprobe1: Operation not supported"
+        assert (links(), os.listdir("/proc/self/fd")) == (before, files)
+
+    @pytest.mark.parametrize(("content", "why"), [(None, "No such file or directory"), (b"not an object", "")])
+    def test_no_object(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        content: bytes | None,
+        why: str,
+    ) -> None:
+        path = tmp_path / "some.o"
+        if content is not None:
+            path.write_bytes(content)
+        monkeypatch.setattr(maps, "OBJECT", str(path))
+        assert type(probe.choose(10, None)) is UserBackend
+        (line,) = caplog.messages
+        assert f"Python carries all packets: cannot open the BPF object {path}: {why}" in line
 
     def test_not_permitted(self, lab: Lab) -> None:
         """Without capabilities one line says what is missing, and Python carries all."""

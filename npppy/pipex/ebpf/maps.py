@@ -76,13 +76,13 @@ def default_pins(control: str) -> Path:
 class PipexMaps:
     """The maps, by name, and the slots."""
 
-    def __init__(self, capacity: int, pins: Path | None = None, path: str = OBJECT) -> None:
-        """Load the object at *path* for *capacity* sessions.
+    def __init__(self, capacity: int, pins: Path | None = None) -> None:
+        """Load the programs for *capacity* sessions.
 
         With *pins*, all is pinned there, in the place of what was; where it cannot be, that is logged.  Raises
         :class:`BpfError`.
         """
-        self._load(capacity, path, {})
+        self._load(capacity, {})
         if pins is not None:
             try:
                 if usable(pins):
@@ -96,7 +96,7 @@ class PipexMaps:
                 )
 
     @classmethod
-    def take_over(cls, capacity: int, pins: Path, path: str = OBJECT) -> PipexMaps | None:
+    def take_over(cls, capacity: int, pins: Path) -> PipexMaps | None:
         """Load the object likewise, with the entries that are pinned, and put its programs where theirs are attached.
 
         No packet is lost, and no count.  None if nothing is pinned.  Raises :class:`BpfError` or :class:`OSError` if
@@ -106,7 +106,7 @@ class PipexMaps:
             return None
         maps = cls.__new__(cls)
         with Legacy(pins) as legacy:
-            maps._load(capacity, path, legacy.shared(_sizes(capacity)))
+            maps._load(capacity, legacy.shared(_sizes(capacity)))
             try:
                 legacy.copy(maps._object.maps)
                 publish(pins, maps._object.maps, maps.programs)
@@ -120,12 +120,12 @@ class PipexMaps:
                 raise
         return maps
 
-    def _load(self, capacity: int, path: str, shared: Mapping[str, Map]) -> None:
+    def _load(self, capacity: int, shared: Mapping[str, Map]) -> None:
         """Load the object, with maps of *shared* for its own."""
         self.capacity = capacity
         self._slots = capacity + _RESTING
         sizes = {name: entries for name, entries in _sizes(capacity).items() if name not in shared}
-        self._object = Object(path, sizes=sizes, reuse=shared)
+        self._object = Object(OBJECT, sizes=sizes, reuse=shared)
         maps = self._object.maps
         try:
             self._stats = maps["stats"].mapped()

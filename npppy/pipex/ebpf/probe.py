@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
+import struct
 from pathlib import Path
 
 from ...tun.netlink import Netlink, NetlinkError
@@ -11,38 +12,37 @@ from ..base import Leftovers
 from ..user import UserBackend
 from .attach import attach_tc, attach_xdp
 from .backend import EbpfBackend
-from .layout import OBJECT
-from .libbpf import BpfError, library
-from .maps import PINS, PipexMaps
+from .libbpf import SCHED_CLS, XDP, BpfError, Program
+from .maps import PINS
 from .plumbing import end_leftovers
 
 log = logging.getLogger("npppy.pipex")
 
 _NAMES = ("npxprobe0", "npxprobe1")
 _MACS = (b"\x02npx\1\0", b"\x02npx\1\1")
+#: r0 = 2; exit.  No packet comes to it.
+_NOTHING = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)
 
 
-def why_not(path: str = OBJECT) -> str:
-    """Why back end ebpf cannot be used here, in one line; empty if it can.
+def why_not() -> str:
+    """Why back end ebpf cannot be used here, in one line; empty if it can, as far as is known without its programs.
 
-    Loads the programs and attaches them to devices of their own, which are removed again.
+    Programs that do nothing are attached to devices of their own, which are removed again: to verify ours twice would
+    make half of a start.
     """
     try:
-        library()
-        if not os.path.exists(path):
-            return f"{path} is not there"
-        maps = PipexMaps(1, path=path)
-    except (BpfError, KeyError) as error:
-        # The verifier's log is for who asks for it.
-        log.debug("%s", error)
+        with contextlib.ExitStack() as stack:
+            programs = []
+            for kind in (XDP, SCHED_CLS):
+                program = Program.load(kind, "pipex_probe", _NOTHING)
+                stack.callback(program.close)
+                programs.append(program)
+            return _try(*programs)
+    except BpfError as error:
         return str(error).splitlines()[0]
-    try:
-        return _try(maps)
-    finally:
-        maps.close()
 
 
-def _try(maps: PipexMaps) -> str:
+def _try(xdp: Program, tc: Program) -> str:
     try:
         netlink = Netlink()
     except OSError as error:
@@ -51,8 +51,8 @@ def _try(maps: PipexMaps) -> str:
         netlink.add_veth(_NAMES[0], _MACS[0], _NAMES[1], _MACS[1], 1)
         try:
             ifindex = netlink.link(_NAMES[1]).ifindex
-            attach_xdp(_NAMES[1], ifindex, maps.programs["pipex_core"], {})
-            attach_tc(_NAMES[1], ifindex, maps.programs["pipex_miss"])
+            attach_xdp(_NAMES[1], ifindex, xdp, {})
+            attach_tc(_NAMES[1], ifindex, tc)
         finally:
             netlink.delete_link(_NAMES[0], netlink.link(_NAMES[0]).ifindex)
     except (BpfError, NetlinkError, OSError) as error:
@@ -72,6 +72,8 @@ def choose(capacity: int, pins: Path | None = PINS, leftovers: Leftovers | None 
         try:
             backend = EbpfBackend.open(capacity, pins, leftovers=leftovers)
         except (BpfError, NetlinkError, OSError) as error:
+            # The verifier's log is for who asks for it.
+            log.debug("%s", error)
             reason = str(error).splitlines()[0]
         else:
             log.info("pipex: back end ebpf, up to %d sessions", capacity)
