@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 import zlib
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -20,6 +22,9 @@ REQUIRE_ALL = bool(os.environ.get("NPPPY_REQUIRE_ALL"))
 GUEST = os.environ.get("NPPPY_GUEST", "")
 #: Which share of the tests this process has (tests/suites.py): "2/3" is the second of three.
 SHARE, SHARES = (int(number) for number in os.environ.get("NPPPY_SHARE", "1/1").split("/"))
+#: Of which suite; empty: any tests.
+SUITE = os.environ.get("NPPPY_SUITE", "")
+ALL_OF_A_FILE = re.compile(r"^pytestmark = .*\bmark\.(root|guest)\b", re.MULTILINE)
 
 # No timing assertions anywhere; the same inputs every time, but for the long run, which looks for new ones.
 settings.register_profile("default", deadline=None, derandomize=True)
@@ -37,10 +42,31 @@ def _no_root() -> str:
     return f"needs network namespaces: {made.stderr.strip()}" if made.returncode else ""
 
 
+@functools.cache
+def _marked(path: Path) -> frozenset[str]:
+    """By which marks a file's text names other suites than plain."""
+    text = path.read_text()
+    return frozenset(mark for mark in ("root", "guest") if f"mark.{mark}" in text)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """To read all tests takes half a minute of a processor, in each share, and longer in a guest."""
+    if not SUITE or not collection_path.name.startswith("test_"):
+        return None
+    if SUITE == "plain":
+        others = ALL_OF_A_FILE.search(collection_path.read_text()) is not None
+    else:
+        others = SUITE not in _marked(collection_path)
+    return True if others else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
+        for mark in ("root", "guest"):
+            if item.get_closest_marker(mark) and mark not in _marked(item.path):
+                raise pytest.UsageError(f"{item.nodeid}: suite {mark} looks only where mark.{mark} stands")
         if zlib.crc32(item.nodeid.encode()) % SHARES != SHARE - 1:
             left.append(item)
             continue

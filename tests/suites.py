@@ -80,7 +80,7 @@ class Suite:
         if suite == "plain":
             # No timer of a peer runs while it waits: the others go first.
             argv = ["nice", *argv]
-        environment = {**os.environ, "NPPPY_SHARE": f"{share}/{shares}"}
+        environment = {**os.environ, "NPPPY_SUITE": suite, "NPPPY_SHARE": f"{share}/{shares}"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 # A group of its own: what ends all of ours reaches it through us, once.

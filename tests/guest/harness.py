@@ -143,7 +143,10 @@ class Guest:
 
     def _uml(self, memory: int) -> list[str]:
         # On one processor the user-mode kernel and its processes hand over to each other in a sixth of the time.
-        processor = random.choice(sorted(os.sched_getaffinity(0)))
+        # Shares of a suite take different ones.
+        processors = sorted(os.sched_getaffinity(0))
+        share = os.environ.get("NPPPY_SHARE", "").partition("/")[0] or random.randrange(len(processors))
+        processor = processors[int(share) % len(processors)]
         return [
             *("taskset", "-c", str(processor)),
             *(os.path.abspath(os.environ["NPPPY_UML"]), f"mem={memory}M", f"uml_dir={self._home}/", "umid=guest"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -48,6 +49,8 @@ class Started:
 
 
 def _main(namespace: str, argv: Sequence[str], log: Path) -> None:
+    # What all have in common npppyd's own collections need not touch, or the kernel would copy it for each.
+    gc.freeze()
     with inside(namespace), open(os.devnull) as nothing, log.open("wb") as out:
         for number, file in enumerate((nothing, out, out)):
             os.dup2(file.fileno(), number)
