@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from npppy.ppp import options, proto
 from npppy.ppp.mppe import STRENGTHS, Keys, Mode, Mppe, Place, Receiver
 from npppy.ppp.station import Phase
+from tests.effort import some
 from tests.unit.mppe_rig import BEST, MPPE, STATEFUL, Hand
 from tests.unit.test_ppp_mppe import packet
 
@@ -56,7 +57,7 @@ def noise(dice: random.Random, genuine: bytes) -> bytes:
     return bytes(changed[: dice.choice((len(changed), dice.randrange(24)))])
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(some(20, 2)))
 def test_noise_of_mppe(seed: int) -> None:
     dice = random.Random(seed)
     hand = Hand().up(STATEFUL if seed % 4 == 3 else BEST)
@@ -110,7 +111,7 @@ def packet_of_ccp(dice: random.Random, hand: Hand) -> bytes:
     return packet if dice.random() < 0.95 else dice.randbytes(dice.randrange(8))
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(some(10, 5)))
 def test_noise_of_ccp(block: int) -> None:
     alive = 0
     for seed in range(block * 20, block * 20 + 20):

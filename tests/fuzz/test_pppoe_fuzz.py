@@ -21,9 +21,10 @@ from npppy.pppoe.codec import (
     encode_access_line,
     session_frame,
 )
+from tests.effort import some
 from tests.unit.pppoe_fake import AC, HOST, LCP_REQUEST, Bench, tunnel
 
-ROUNDS = 100_000
+ROUNDS = some(100_000, 10)
 
 
 def seeds(bench: Bench) -> list[bytes]:

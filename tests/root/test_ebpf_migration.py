@@ -29,6 +29,7 @@ from npppy.pipex.ebpf.migrate import OLDER, Legacy
 from npppy.pipex.ebpf.pins import editions, publish
 from npppy.pipex.ebpf.plumbing import NpxInterface, teardown
 from tests.bpf.test_object import members
+from tests.effort import THOROUGH
 from tests.root.ebpf_lab import (
     GATEWAY,
     IP,
@@ -396,8 +397,8 @@ async def test_killed(lab: Lab, pins: Path, processes: Processes, version: int) 
     """At whichever step, while packets flow: the next one goes on from there."""
     old = Npppyd(lab, pins, version)
     steps = 0
-    # All of them once, and of other versions some.
-    for steps in range(0, 200, 1 if version == VERSION else 3):
+    # In the long run all of them once, and of other versions some. An odd stride, so that the capacity changes, too.
+    for steps in range(0, 200, (1 if THOROUGH else 5) * (1 if version == VERSION else 3)):
         if version != VERSION and steps:
             old.install(version)
         before = counters(pins) if version == VERSION else {}
@@ -684,7 +685,7 @@ async def test_whatever_fails(lab: Lab, pins: Path, monkeypatch: pytest.MonkeyPa
     old = Npppyd(lab, pins, VERSION)
     ends: set[str] = set()
     # A step that is no multiple of anything in there.
-    for steps in range(0, 400, 7):
+    for steps in range(0, 400, 7 if THOROUGH else 17):
         old.install(VERSION)
         programs, _ = pinned(pins)
         files = len(os.listdir("/proc/self/fd"))

@@ -22,6 +22,7 @@ from npppy.pipex.ebpf.flow import EbpfFlow
 from npppy.pipex.ebpf.maps import PipexMaps
 from npppy.port import Port
 from npppy.pppoe.call import PppoeEncap
+from tests.effort import THOROUGH
 from tests.root.ebpf_lab import CORE, IP, OURS, PEER, SESSION, THEIRS, Lab, frame, until
 from tests.root.ebpf_traffic import FAR, Sender, Sink, dropped, from_world, hop, to_world
 from tests.unit.ippackets import udp
@@ -29,7 +30,7 @@ from tests.unit.ippackets import udp
 pytestmark = pytest.mark.root
 
 #: The long run (make test-full) does so many times more.
-MORE = 10 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 1
+MORE = 10 if THOROUGH else 1
 
 
 @pytest.fixture(autouse=True)
@@ -275,9 +276,9 @@ class Churn:
         return sum(self.carried()) + self.python + self._living()
 
 
-@pytest.mark.parametrize(("mode", "changes"), [("stack", 40000), ("fast", 15000)])
+@pytest.mark.parametrize(("mode", "changes"), [("stack", 15000), ("fast", 6000)])
 async def test_churn(lab: Lab, mode: str, changes: int) -> None:
-    """20,000 sessions, and as many that take their places, with traffic both ways on two processors."""
+    """20,000 sessions, and others that take their places, with traffic both ways on two processors."""
     await opened(lab, mode, SESSIONS)
     assert lab.backend is not None
     maps = lab.backend.maps

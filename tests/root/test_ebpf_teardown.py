@@ -20,6 +20,7 @@ from npppy.pipex.ebpf.libbpf import BpfError, Map, Program
 from npppy.pipex.ebpf.maps import PINS, PipexMaps, default_pins
 from npppy.pipex.ebpf.plumbing import end_leftovers, ethtool, teardown
 from npppy.pipex.user import UserBackend
+from tests.effort import THOROUGH
 from tests.root.ebpf_lab import (
     WORLD,
     Lab,
@@ -137,7 +138,7 @@ class TestTeardown:
         """Killed at whichever step, it is done when called again."""
         script = PROLOGUE + BOMB + f"bomb(lambda: teardown(Path({str(pins)!r})), int(sys.argv[1]))"
         steps = 0
-        for steps in range(100):
+        for steps in range(0, 100, 1 if THOROUGH else 4):
             flags = ethtool("acc0", GFLAGS, 0)
             killed(pins)
             process = await lab.home.start([sys.executable, "-c", script, str(steps)])

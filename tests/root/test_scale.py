@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.effort import THOROUGH
 from tests.peers.lab import OURS, WORLD, Lab, Program, run, until
 
 pytestmark = pytest.mark.root
@@ -33,7 +34,7 @@ KEEPALIVE = """
 
 
 #: In Python, too, in the long run (make test-full).
-MODES = ["user", "ebpf"] if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else ["ebpf"]
+MODES = ["user", "ebpf"] if THOROUGH else ["ebpf"]
 
 
 @pytest.fixture(params=MODES)

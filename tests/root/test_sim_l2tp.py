@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from tests.effort import some
 from tests.peers.l2tp_lab import LAC, LNS, LNS6, L2tpLab
 from tests.peers.lab import OURS, WORLD, Program, run, until
 from tests.root.test_sim import said_goodbye
 
 pytestmark = pytest.mark.root
 
-SESSIONS = 5000
+SESSIONS = some(5000, 5)
 USERS = "".join(f"user{number}:password=secret{number % 7}:\n" for number in range(1, SESSIONS + 1))
 POOL = "pool-address 10.66.0.0/18"
 #: An LNS takes few tunnels of one address at a time, unless it is told to.
@@ -103,7 +104,7 @@ def test_two_hundred_calls(lab: L2tpLab, lns: str, options: str, tunnels: int) -
         pytest.param(500, "no", marks=pytest.mark.long),
     ],
 )
-def test_five_thousand_calls(
+def test_thousands_of_calls(
     lab: L2tpLab, tunnels: int, sequencing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lab.start(f"{MANY}\nl2tp-data-use-seq {sequencing}", ipcp=POOL, users=USERS)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.effort import some
 from tests.peers.lab import OURS, WORLD, Program, run, until
 from tests.peers.pptp_lab import PAC as CLIENT
 from tests.peers.pptp_lab import PNS as SERVER
@@ -20,7 +21,7 @@ from tests.peers.pptp_lab import PptpLab
 
 pytestmark = pytest.mark.root
 
-SESSIONS = 5000
+SESSIONS = some(5000, 5)
 USERS = "".join(f"user{number}:password=secret{number % 7}:\n" for number in range(1, SESSIONS + 1))
 POOL = "pool-address 10.66.0.0/18"
 #: A server takes so many connections of one address, unless it is told to take more.
@@ -101,7 +102,7 @@ def test_two_hundred_calls(lab: SimLab, server: str, options: str, mppe: str | N
 
 @pytest.mark.parametrize("lab", ["ebpf"], indirect=True)
 @pytest.mark.parametrize(("tunnels", "mppe"), [(SESSIONS, "no"), (500, "required")])
-def test_five_thousand_calls(lab: SimLab, tunnels: int, mppe: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thousands_of_calls(lab: SimLab, tunnels: int, mppe: str, capsys: pytest.CaptureFixture[str]) -> None:
     lab.start(f"{MANY}\nmppe {mppe}", ipcp=POOL, users=USERS)
     options = ["--mppe", mppe, *([] if mppe == "required" else ["--auth", "chap"])]
     simulator = simulate(

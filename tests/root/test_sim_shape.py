@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.effort import THOROUGH
 from tests.peers.l2tp_lab import LNS, L2tpLab
 from tests.peers.lab import OURS, PATIENCE, QUICK, Lab, Program, until
 from tests.peers.pptp_lab import PNS, PptpLab
@@ -197,9 +198,8 @@ def test_progress_of_all_workers_is_shown_on_a_terminal(lab: Lab) -> None:
 
 
 # With all that follows it takes minutes: all of it is for the long run.
-ALL = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-SOME = EVERY if ALL else pytest.mark.parametrize("lab", ["pppoe", "pptp"], indirect=True)
-CHURN = [("pppoe", "1"), ("pppoe", "2"), ("l2tp", "2"), ("pptp", "2")] if ALL else [("pppoe", "1"), ("l2tp", "2")]
+SOME = EVERY if THOROUGH else pytest.mark.parametrize("lab", ["pppoe", "pptp"], indirect=True)
+CHURN = [("pppoe", "1"), ("pppoe", "2"), ("l2tp", "2"), ("pptp", "2")] if THOROUGH else [("pppoe", "1"), ("l2tp", "2")]
 
 
 @pytest.mark.parametrize(("lab", "workers"), CHURN, indirect=["lab"])

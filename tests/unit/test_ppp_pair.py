@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from ipaddress import IPv4Address
 
@@ -14,6 +13,7 @@ from npppy.ppp import proto
 from npppy.ppp.cause import Cause
 from npppy.ppp.fsm import State
 from npppy.ppp.station import Phase, Station
+from tests.effort import THOROUGH
 
 from .ppp_pair import Pair, Quality
 from .ppp_rig import USERS
@@ -21,7 +21,7 @@ from .ppp_rig import USERS
 PAP, CHAP, MSCHAPV2 = AuthMethod.PAP, AuthMethod.CHAP, AuthMethod.MSCHAPV2
 METHODS = (PAP, CHAP, MSCHAPV2)
 #: Blocks of 30 seeds; the long run has more.
-BLOCKS = 200 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 10
+BLOCKS = 200 if THOROUGH else 10
 #: Long enough for whatever is under way to be given up.
 LONG = 150.0
 
