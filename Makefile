@@ -6,7 +6,9 @@ SYSCONFDIR ?= /etc
 CONF ?= conf/npppd.conf
 # Seconds that the tests inside the guest may take.
 GUEST_TIMEOUT ?= 1200
-# Guests that share them: most of the time of a test is waiting. An emulated processor has no time left.
+# Processes that share the tests with root, and guests: most of the time of a test is waiting. An emulated processor has
+# no time left.
+ROOTS ?= 3
 GUESTS ?= $(if $(NPPPY_UML),3,1)
 
 BIN := .venv/bin
@@ -60,7 +62,7 @@ test: ## all suites, side by side; without root those that need none
 	@$(MAKE) -s .venv/stamp
 	@$(if $(ROOT),$(if $(NPPPY_UML),:,$(BIN)/python -m tests.guest.kernel >/dev/null || :),\
 	  echo "left out without root: the tests marked root, and those inside a kernel that has PPP (marked guest)")
-	@$(SUITES) $(if $(ROOT),root:2 guest:$(GUESTS)) plain
+	@$(SUITES) $(if $(ROOT),root:$(ROOTS) guest:$(GUESTS)) plain
 
 .PHONY: test-unit
 test-unit: venv ## what needs neither root nor a guest: seconds

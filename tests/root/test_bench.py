@@ -36,6 +36,8 @@ PATIENCE = 400.0
 WAYS = ("up", "down")
 #: Ways of forwarding, and what is to be reached with one session.
 MODES = {"stack": 0.90, "fast": 2.5}
+#: Carriers of which there are figures: of one, and in the long run of all.
+ALL = pytest.param("pppoe l2tp pptp", marks=pytest.mark.long, id="all")
 BLOCKS = ("filter", "mss", "count", "idle", "police", "mirror")
 
 KEYS = {"name", "value", "unit", "target", "better", "baseline", "machine", "commit"}
@@ -53,16 +55,19 @@ def nothing_left(path: Path) -> bool:
     return list((path / "t").iterdir()) == []
 
 
-def test_figures_are_printed_and_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("carriers", ["pptp", ALL])
+def test_figures_are_printed_and_kept(tmp_path: Path, carriers: str) -> None:
+    only = [] if " " in carriers else ["--carrier", carriers]
     results = tmp_path / "results.jsonl"
     results.write_text('{"name": "of.an.earlier.run"}\n')
-    process = bench(tmp_path, "--sessions", "20", "setup")
+    process = bench(tmp_path, "--sessions", "20", *only, "setup")
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     earlier, *figures = [json.loads(line) for line in results.read_text().splitlines()]
     assert earlier == {"name": "of.an.earlier.run"}
-    ways = [f"{carrier}.{method}" for carrier in ("pppoe", "l2tp", "pptp") for method in ("pap", "chap", "mschapv2")]
-    ways += "l2tp.mschapv2.tunnels", "pptp.mschapv2.tunnels", "pptp.mschapv2.mppe"
+    ways = [f"{carrier}.{method}" for carrier in carriers.split() for method in ("pap", "chap", "mschapv2")]
+    more = "l2tp.mschapv2.tunnels", "pptp.mschapv2.tunnels", "pptp.mschapv2.mppe"
+    ways += [way for way in more if way.partition(".")[0] in carriers]
     names = [f"setup.{way}{wall}" for way in ways for wall in ("", ".wall")]
     assert [figure["name"] for figure in figures] == names
     for figure in figures:
@@ -92,26 +97,32 @@ def test_figures_of_radius(tmp_path: Path) -> None:
     assert set(Path(MEMORY).glob("npppy-bench-*")) <= before
 
 
-def test_figures_of_packets(tmp_path: Path) -> None:
-    process = bench(tmp_path, "--sessions", "20", "--pairs", "1", "pipex", "blocks", "tcp")
+@pytest.mark.parametrize("carriers", ["pppoe", ALL])
+def test_figures_of_packets(tmp_path: Path, carriers: str) -> None:
+    whole = " " in carriers
+    parts = ["pipex", "blocks", "tcp"] if whole else ["--carrier", carriers, "pipex"]
+    process = bench(tmp_path, "--sessions", "20", "--pairs", "1", *parts)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     figures = {it["name"]: it for it in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
-    blocks = {f"pipex.block.{name}.{way}" for name in BLOCKS for way in WAYS} - {"pipex.block.filter.down"}
     ratios = {f"pipex.{mode}.{way}.{size}" for mode in MODES for way in WAYS for size in (64, 1400)}
-    carriers = ("", "l2tp.", "pptp.")
-    ratios |= {f"pipex.{carrier}{mode}.{way}.64.20" for carrier in carriers for mode in MODES for way in WAYS}
-    rates = {f"{name}.rate" for name in ratios}
-    throughputs = {f"tcp.{mode}.{way}" for mode in MODES for way in WAYS}
-    others = {f"pipex.session.{what}" for what in ("memory", "add", "remove")}
-    encrypted = {f"pipex.mppe.{way}.{size}{unit}" for way in WAYS for size in (64, 1400) for unit in ("", ".gbps")}
-    none = {f"pipex.{of}python_packets" for of in ("", "l2tp.", "pptp.", "mppe.")}
-    assert figures.keys() == blocks | ratios | rates | throughputs | others | encrypted | none
+    them = ("", "l2tp.", "pptp.") if whole else ("",)
+    ratios |= {f"pipex.{carrier}{mode}.{way}.64.20" for carrier in them for mode in MODES for way in WAYS}
+    compared = {f"{name}.rate" for name in ratios}
+    none = {f"pipex.{of}python_packets" for of in (*them, *(["mppe."] if whole else []))}
+    others: set[str] = set()
+    blocks: set[str] = set()
+    if whole:
+        blocks = {f"pipex.block.{name}.{way}" for name in BLOCKS for way in WAYS} - {"pipex.block.filter.down"}
+        others = {f"pipex.session.{what}" for what in ("memory", "add", "remove")}
+        compared |= {f"tcp.{mode}.{way}" for mode in MODES for way in WAYS}
+        compared |= {f"pipex.mppe.{way}.{size}{unit}" for way in WAYS for size in (64, 1400) for unit in ("", ".gbps")}
+    assert figures.keys() == blocks | ratios | compared | others | none
     for name, figure in figures.items():
         assert figure.keys() == KEYS
         # A block may cost less than can be measured.
         assert name in blocks | none or figure["value"] > 0
-        assert (figure["baseline"] is not None) == (name in rates | throughputs | encrypted)
+        assert (figure["baseline"] is not None) == (name in compared)
         assert figure["target"] == target(name)
     assert all(figures[name]["value"] == 0 for name in none)
     assert nothing_left(tmp_path)
