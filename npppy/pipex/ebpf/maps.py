@@ -97,7 +97,7 @@ class PipexMaps:
 
     @classmethod
     def take_over(cls, capacity: int, pins: Path) -> PipexMaps | None:
-        """Load the object likewise, with the entries that are pinned, and put its programs where theirs are attached.
+        """Load the programs likewise, with the entries that are pinned, and put its programs where theirs are attached.
 
         No packet is lost, and no count.  None if nothing is pinned.  Raises :class:`BpfError` or :class:`OSError` if
         what is there cannot be taken over, or not wholly: then all of it is to be removed.
