@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.peers.lab import Lab
-from tests.peers.starter import Started
 
 _LAB = pytest.StashKey[Lab]()
 _numbers = itertools.count()
@@ -20,7 +19,6 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """Namespaces without npppyd, which the test starts.  A module says by LAB if it needs more than a plain one."""
     kind: type[Lab] = getattr(request.module, "LAB", Lab)
     lab = kind(tmp_path, next(_numbers), request.param)
-    lab.npppyd = Started
     request.node.stash[_LAB] = lab
     try:
         lab.build()

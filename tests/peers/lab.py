@@ -10,7 +10,6 @@ with a deadline.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import enum
 import itertools
 import json
@@ -35,6 +34,8 @@ from npppy.pipex.ebpf.layout import COUNT_RECORD, COUNTERS, U32
 from npppy.pipex.ebpf.maps import default_pins
 from npppy.pipex.ebpf.pins import editions
 from npppy.pipex.ebpf.plumbing import ethtool
+from tests.peers.namespace import inside
+from tests.peers.starter import Started
 
 #: Seconds that anything may take, with all suites side by side; an emulated guest is 10 to 20 times slower.
 PATIENCE = 300.0 if os.environ.get("NPPPY_GUEST") == "tcg" else 100.0
@@ -81,8 +82,6 @@ authentication LOCAL type local {{
 bind tunnel from ACCESS authenticated by LOCAL to tun0
 """
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
 # asm-generic/socket.h
 SO_RCVBUFFORCE = 33
@@ -152,10 +151,6 @@ def popen(namespace: str, argv: Sequence[str], log: Path) -> Process:
         return subprocess.Popen(
             ["nsenter", f"--net=/run/netns/{namespace}", *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
-
-
-def npppyd(namespace: str, arguments: Sequence[str], log: Path) -> Process:
-    return popen(namespace, [sys.executable, "-m", "npppy.daemon", *arguments], log)
 
 
 class Program:
@@ -276,8 +271,6 @@ class Lab:
         self.mode = mode
         self.sub, self.bng, self.net, self.lan = (f"{name}{number}" for name in ("sub", "bng", "net", "lan"))
         self.programs: list[Program] = []
-        #: Starts npppyd.
-        self.npppyd: Start = npppyd
         self.socket = where / "npppyd.sock"
         self.daemon: Npppyd
         self._sockets = contextlib.ExitStack()
@@ -374,7 +367,7 @@ class Lab:
         number = sum(isinstance(program, Npppyd) for program in self.programs)
         name = f"npppyd-{number}"
         arguments = ["-d", "-v", "-f", str(self._conf), "-s", str(self.socket)]
-        self.daemon = Npppyd(name, self.bng, arguments, self.where / f"{name}.log", self.npppyd)
+        self.daemon = Npppyd(name, self.bng, arguments, self.where / f"{name}.log", Started)
         self.programs.append(self.daemon)
         self.daemon.says(r"npppyd \S+ started")
 
@@ -624,19 +617,3 @@ def run(*argv: str, input: str | None = None) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, input=input, timeout=PATIENCE)
     assert done.returncode == 0, f"{argv}: {done.stderr}"
     return done.stdout
-
-
-@contextlib.contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """This thread in a namespace: what is opened here belongs to that."""
-    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{namespace}") as there:
-        _enter(there.fileno())
-        try:
-            yield
-        finally:
-            _enter(home.fileno())
-
-
-def _enter(fd: int) -> None:
-    if _LIBC.setns(fd, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")

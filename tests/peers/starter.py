@@ -1,4 +1,7 @@
-"""npppyd started without its imports, which take a second in a guest: one process has them, and forks for each."""
+"""npppyd started without its imports, which take a second in a guest: one process has them, and forks for each.
+
+What has changed in the environment since the first start none of them sees.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from npppy.daemon import main
-from tests.peers.lab import inside
+from tests.peers.namespace import inside
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
