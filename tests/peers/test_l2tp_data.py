@@ -155,10 +155,13 @@ def netem(lab: L2tpLab, *options: str) -> None:
     ("lab", "sequence", "reorder"), [("user", "yes", 16), ("ebpf", "yes", 0), ("ebpf", "no", 0)], indirect=["lab"]
 )
 def test_a_path_that_loses(lab: L2tpLab, sequence: str, reorder: int) -> None:
-    """1 % of both control and data, and files arrive unaltered."""
-    netem(lab, "loss", "1%")
+    """1 % of both control and data, and files arrive unaltered.
+
+    Not while it logs in: pppd waits for ever for CHAP's Success, which nobody repeats.
+    """
     lab.start(f"l2tp-data-use-seq {sequence}\nl2tp-data-reorder {reorder}")
     peer = lab.dial_l2tp_up().address
+    netem(lab, "loss", "1%")
     # Behind a number that is missing Linux drops the next five, too: as many as TCP repeats of a handshake.
     transfer(*lab.connect(lab.sub, WORLD, lab.listen(lab.net), b"go"), MEGABYTE // 4)
     transfer(*lab.connect(lab.net, peer, lab.listen(lab.sub), b"go"), MEGABYTE // 4)
