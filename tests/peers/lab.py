@@ -513,10 +513,9 @@ class Lab:
 
     def ping(self, namespace: str, address: str, *options: str, count: int = 1) -> str:
         """Ping, which must be answered each time."""
-        # Without -w it waits for the last answer, once it has one, for no longer than between two.  With it, it sends
-        # more meanwhile.
-        patient = () if count == 1 else ("-w", "20")
-        done = self.try_ping(namespace, address, *patient, *options, count=count)
+        # All at once, as tests count what arrives: with -w it sends another for each answer that takes longer than the
+        # interval, and without either it waits for the last answer, once it has one, for the interval alone.
+        done = self.try_ping(namespace, address, "-l", str(count), "-i", "20", "-W", "20", *options, count=count)
         assert f" {count} received" in done, done
         return done
 
