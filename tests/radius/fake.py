@@ -243,6 +243,11 @@ class FakeServer:
             self._theirs.close()
             self._sock.close()
 
+    def answer(self, asked: Asked) -> None:
+        """To what was not answered when it came, now."""
+        for _, data in self.manner(asked):
+            self._sock.sendto(data, asked.source)
+
     def asked_for(self, user: str, code: int = ACCESS_REQUEST) -> list[Asked]:
         return [asked for asked in self.asked if asked.user == user and asked.code == code]
 
