@@ -9,6 +9,7 @@ disk.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sqlite3
@@ -121,7 +122,7 @@ class RadiusLab(Lab):
     def freeradius(self, users: int, *, disk: bool = False, core: int = THEIRS) -> FreeRadius:
         """Start a server with so many users on this core; *disk*: with its database beside npppyd's files."""
         directory = self.directory / "freeradius"
-        place = directory if disk else Path(tempfile.mkdtemp(prefix="npppy-bench-", dir=MEMORY))
+        place = directory if disk else Path(tempfile.mkdtemp(prefix=f"npppy-bench-{os.getpid()}-", dir=MEMORY))
         if not disk:
             self._stack.callback(shutil.rmtree, place, ignore_errors=True)
         with self.net, pinned(core):
